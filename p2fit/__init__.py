@@ -1,0 +1,28 @@
+"""p2fit: fit scaling laws to loss curves, and know what the data can tell.
+
+>>> import p2fit
+>>> sorted(p2fit.LAWS)[:3]
+['average-params', 'chinchilla', 'chinchilla-pruned']
+"""
+
+__version__ = "0.1.0"
+
+from p2fit.curves import Curves, CurvesError, read_curves
+from p2fit.fit import Estimate, Fit, FitError, fit, fit_each, load
+from p2fit.laws import LAWS, Law, LawError, get_law
+
+__all__ = [
+    "LAWS",
+    "Curves",
+    "CurvesError",
+    "Estimate",
+    "Fit",
+    "FitError",
+    "Law",
+    "LawError",
+    "fit",
+    "fit_each",
+    "get_law",
+    "load",
+    "read_curves",
+]

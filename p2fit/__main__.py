@@ -1,0 +1,3 @@
+from p2fit.cli import main
+
+main()

@@ -1,0 +1,331 @@
+"""The command line: every command is a thin wrapper over one public function."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+import click
+
+from p2fit import __version__
+
+_SUFFIX = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
+
+
+class Count(click.ParamType):
+    """A number that may end in K, M, B or T: ``8B``, ``350M``, ``20e9``."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"\s*([-+]?[\d.]+(?:e[-+]?\d+)?)\s*([KMBGT]?)\s*", str(value), re.I)
+        try:
+            return float(found[1]) * _SUFFIX[found[2].upper()] if found else float(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a number (8B, 350M, 20e9)", param, ctx)
+
+
+class Share(click.ParamType):
+    """A share: ``10%`` or ``0.1``."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        if isinstance(value, float):
+            return value
+        try:
+            text = str(value).strip()
+            share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        except ValueError:
+            self.fail(f"{value!r} is not a share (10%, 0.1)", param, ctx)
+        if not 0 <= share < 1:
+            self.fail(f"{value!r} is not a share below 100%", param, ctx)
+        return share
+
+
+class Pair(click.ParamType):
+    """``name=value``; with ``number``, the value is a :class:`Count`."""
+
+    def __init__(self, kind: str, number: bool = False) -> None:
+        self.name, self.number = kind, number
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, Any]:
+        if isinstance(value, tuple):
+            return value
+        name, sign, right = (part.strip() for part in str(value).partition("="))
+        if not (name and sign and right):
+            self.fail(f"{value!r} is not of the form {self.name}", param, ctx)
+        return name, Count().convert(right, param, ctx) if self.number else right
+
+
+def _names(ctx: Any, param: Any, value: str | None) -> list[str] | None:
+    if value is None:
+        return None
+    return [part for part in (p.strip() for p in value.split(",")) if part]
+
+
+def _errors(command: Callable[..., None]) -> Callable[..., None]:
+    """One clear line on standard error and exit code 2 for what the user can mend."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        from p2fit.curves import CurvesError
+        from p2fit.fit import FitError
+        from p2fit.laws import LawError
+
+        try:
+            command(*args, **kwargs)
+        except (CurvesError, FitError, LawError) as error:
+            click.echo(str(error), err=True)
+            sys.exit(2)
+
+    return wrapped
+
+
+@contextmanager
+def _working(what: str) -> Iterator[None]:
+    """A spinner on a terminal's standard error."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
+
+
+def _echo(renderable: Any) -> None:
+    """Colours and the terminal's width on a terminal; plain and stable when piped."""
+    from p2fit.show import text
+
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        Console().print(renderable)
+    else:
+        click.echo(text(renderable), nl=False)
+
+
+def _json(document: Any) -> None:
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+_column = click.option(
+    "--column",
+    "column",
+    multiple=True,
+    type=Pair("COLUMN=NAME"),
+    metavar="COLUMN=NAME",
+    help="Take a column from one of another name, e.g. loss=loss_pile. Repeatable.",
+)
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="p2fit")
+def main() -> None:
+    """Fit scaling laws to loss curves, and say what the data can tell.
+
+    \b
+    Example:
+      p2fit fit curves.csv
+    """
+
+
+@main.command()
+@click.argument("curves", metavar="CURVES.CSV")
+@click.option(
+    "--law",
+    metavar="LAW",
+    help="A law by name (see p2fit laws) or a formula, e.g. 'E + A/params^alpha'. "
+    "Chosen from the columns by default.",
+)
+@_column
+@click.option("--where", metavar="SQL", help="Rows to use, e.g. \"kept == 1 and method = 'depth'\".")
+@click.option(
+    "--by",
+    callback=_names,
+    metavar="COLUMNS",
+    help="Fit each value of these columns on its own, e.g. family,method (the default for P² "
+    "laws, where the file has them).",
+)
+@click.option("--pool", is_flag=True, help="Fit all families and methods together.")
+@click.option(
+    "--fix",
+    multiple=True,
+    type=Pair("PARAMETER=NUMBER", number=True),
+    metavar="PARAMETER=NUMBER",
+    help="Hold a parameter at a value, e.g. gamma=-1. Repeatable.",
+)
+@click.option(
+    "--tie",
+    multiple=True,
+    type=Pair("PARAMETER=PARAMETER"),
+    metavar="PARAMETER=PARAMETER",
+    help="Hold a parameter equal to another, e.g. beta=alpha. Repeatable.",
+)
+@click.option(
+    "--residual",
+    type=click.Choice(["log", "linear"]),
+    default="log",
+    show_default=True,
+    help="Of the log of the loss, or of the loss in nats.",
+)
+@click.option(
+    "--loss",
+    type=click.Choice(["huber", "squared"]),
+    default="huber",
+    show_default=True,
+    help="What is summed over the residuals.",
+)
+@click.option(
+    "--delta",
+    type=Count(),
+    default=1e-3,
+    show_default=True,
+    help="Huber's threshold; it applies to the residual before weights.",
+)
+@click.option(
+    "--weights",
+    type=click.Choice(["rows", "runs", "stderr"]),
+    help="All rows equal, all runs equal, or 1/(s² + τ²) with s from loss_stderr (the default "
+    "where that column is filled).",
+)
+@click.option(
+    "--cluster",
+    default="run",
+    show_default=True,
+    metavar="COLUMN",
+    help="Column whose values are independent of each other, for the intervals.",
+)
+@click.option("--min-tokens", type=Count(), default=0.0, help="Leave out rows with fewer tokens.")
+@click.option(
+    "--burn-in", type=Share(), default=0.0, help="Leave out this share of each run's tokens."
+)
+@click.option(
+    "--include-undecayed",
+    is_flag=True,
+    help="Also fit rows with final = 0 (pre-training laws leave them out).",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the subsample of starts.")
+@_as_json
+@click.option("-o", "--output", metavar="FIT.JSON", help="Also write the fit to this file.")
+@_errors
+def fit(
+    curves: str,
+    column: tuple[tuple[str, str], ...],
+    fix: tuple[tuple[str, float], ...],
+    tie: tuple[tuple[str, str], ...],
+    as_json: bool,
+    output: str | None,
+    **options: Any,
+) -> None:
+    """Fit a law to loss curves by least squares.
+
+    CURVES.CSV has a header and the columns run, params, tokens and loss, and what the law needs
+    besides (p2fit schema); - reads standard input.
+
+    \b
+    Examples:
+      p2fit fit curves.csv
+      p2fit fit curves.csv --where "kept == 1" --json
+      p2fit fit curves.csv --law p2 --fix gamma=-1 -o fit.json
+      p2fit fit curves.csv --law "E + A/params^alpha" --column loss=val_loss
+    """
+    from p2fit.fit import fit_each, to_json, write_text
+
+    with _working(f"fitting {curves}"):
+        fits = fit_each(
+            curves, columns=dict(column), fix=dict(fix), tie=dict(tie), **options
+        )
+    if output:
+        write_text(output, to_json(fits))
+    if as_json:
+        click.echo(to_json(fits), nl=False)
+        return
+    for i, one in enumerate(fits):
+        if i:
+            click.echo()
+        _echo(one)
+
+
+@main.command()
+@click.argument("curves", metavar="CURVES.CSV")
+@click.option("--law", metavar="LAW", help="Also check what this law needs.")
+@_column
+@_as_json
+@_errors
+def check(
+    curves: str, law: str | None, column: tuple[tuple[str, str], ...], as_json: bool
+) -> None:
+    """Check a file of loss curves and list every fault.
+
+    \b
+    Example:
+      p2fit check curves.csv --law p2
+    """
+    from p2fit.fit import check as check_curves
+
+    found = check_curves(curves, law, columns=dict(column))
+    if as_json:
+        _json(found)
+        return
+    laws = ", ".join(found["laws"]) or "none"
+    click.echo(f"{found['source']}: {found['rows']} rows, {found['runs']} runs, no faults")
+    click.echo(f"laws it can serve: {laws}")
+
+
+@main.command()
+@click.argument("name", required=False)
+@_as_json
+@_errors
+def laws(name: str | None, as_json: bool) -> None:
+    """List the laws, or show one with its formula in plain text and LaTeX.
+
+    \b
+    Examples:
+      p2fit laws
+      p2fit laws p2
+    """
+    from p2fit.fit import needs
+    from p2fit.laws import LAWS, get_law
+
+    chosen = [get_law(name)] if name else list(LAWS.values())
+    facts = [
+        {
+            "name": law.name,
+            "formula": law.formula,
+            "latex": law.latex(),
+            "columns": list(needs(law)),
+            "parameters": list(law.parameters),
+            "description": law.description,
+        }
+        for law in chosen
+    ]
+    if as_json:
+        _json(facts[0] if name else facts)
+        return
+    from p2fit.show import law_page, law_table
+
+    _echo(law_page(chosen[0]) if name else law_table(chosen))
+
+
+@main.command()
+@_errors
+def schema() -> None:
+    """Print the data format: the Table Schema of a file of loss curves.
+
+    \b
+    Example:
+      p2fit schema > curves.schema.json
+    """
+    from p2fit.curves import schema as curves_schema
+
+    _json(curves_schema())

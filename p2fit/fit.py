@@ -1,0 +1,836 @@
+"""Fit a law to loss curves: from a file to a :class:`Fit`.
+
+>>> import p2fit
+>>> n = [1e8, 4e8, 1e9, 4e9] * 4
+>>> d = [1e9] * 4 + [4e9] * 4 + [2e10] * 4 + [1e11] * 4
+>>> curves = {"run": [f"r{i}" for i in range(16)], "params": n, "tokens": d,
+...           "loss": [1.8 + 480 / a**0.35 + 2100 / b**0.37 for a, b in zip(n, d)]}
+>>> fit = p2fit.fit(curves)
+>>> round(fit.parameters["alpha"].estimate, 4)
+0.35
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+import polars as pl
+
+from p2fit import __version__, metrics
+from p2fit.curves import REQUIRED, Curves, from_frame, read_curves
+from p2fit.identify import Identification, identify, join
+from p2fit.laws import LAWS, Array, Law, LawError, NotMonomial, get_law
+from p2fit.least_squares import Problem, Residual, Solution, build, minimise, residuals, settle, solve
+from p2fit.least_squares import loss as fitted_loss
+from p2fit.uncertainty import Covariance, covariance
+
+Loss = Literal["huber", "squared"]
+Weights = Literal["rows", "runs", "stderr"]
+Source = Curves | str | Path | BinaryIO | pl.DataFrame | Mapping[str, Sequence[Any]]
+
+#: Columns that a law of post-training after pruning never pools silently.
+GROUPS = ("family", "method")
+_SHARES = (0.1, 0.2)  # of each run's tokens, dropped to see whether the exponents stay put
+
+
+class FitError(ValueError):
+    """A fit that cannot be done; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One parameter of a fitted law, in the units of the formula."""
+
+    estimate: float | None
+    """The value; None where it overflows (a coefficient in the paper's form at power 0)."""
+    stderr: float | None = None
+    """Standard error; None where there is none to give."""
+    interval: tuple[float | None, float | None] | None = None
+    """95 % interval; an end of None is open: the data do not bound it."""
+    identified: bool = True
+    """Whether the data determine it."""
+    at_bound: bool = False
+    """Whether it ended at the end of its range."""
+    fixed: bool = False
+    """Whether it was given."""
+    tied: str | None = None
+    """The parameter that it was held equal to."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted law: parameters, their uncertainty, and what the data could tell.
+
+    Immutable; ``save`` and ``load`` round-trip it through plain JSON (schemas/fit.schema.json).
+    """
+
+    law: Law
+    """The law, with what was fixed and tied."""
+    backend: str
+    """``least-squares``."""
+    group: Mapping[str, str]
+    """The columns that the curves were split by, and this fit's values of them."""
+    parameters: Mapping[str, Estimate]
+    """Every parameter of the formula."""
+    objective: float
+    """Value of the objective: the weighted sum over rows."""
+    converged: bool
+    """Whether the best start met the convergence test."""
+    starts: Mapping[str, int]
+    """``tried`` distinct starts, of which ``agreed`` ended at the best objective."""
+    metrics: Mapping[str, float | str | None]
+    """``r2`` of the loss, ``r2_excess`` of the loss above what is known (P²: L - L₀), ``rmse``,
+    ``mape``, ``huber`` (mean), ``asd`` and its unit."""
+    identification: Mapping[str, Any]
+    """``rank`` of ``parameters``, ``condition`` number, ``undetermined`` groups with reasons."""
+    covariance: Mapping[str, Any] | None
+    """``names`` and ``matrix`` (logs of coefficients, exponents), ``clusters`` and their unit."""
+    sensitivity: Mapping[str, Mapping[str, float]]
+    """Exponents when the first 10 % and 20 % of each run's tokens are dropped."""
+    data: Mapping[str, Any]
+    """Where the rows came from, how many were used, what was left out and why, their range."""
+    options: Mapping[str, Any]
+    """Residual, loss, delta, weights and the rest of what was asked for."""
+    warnings: tuple[str, ...] = ()
+    """What the reader should know, one line each."""
+    version: str = field(default=__version__)
+    """Version of p2fit."""
+
+    def predict(self, columns: Mapping[str, Any]) -> Array:
+        """Fitted loss, nats per token, at the law's inputs (scalars or arrays of one shape).
+
+        Raises:
+            LawError: an input is missing, or a parameter has no finite value.
+        """
+        values = {n: p.estimate for n, p in self.parameters.items()}
+        gone = [n for n, v in values.items() if v is None]
+        if gone:
+            raise LawError(f"{join(tuple(gone))} has no finite value in this fit")
+        return self.law.predict({n: float(v or 0.0) for n, v in values.items()}, columns)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; null where there is no number, never NaN."""
+        document = {
+            "p2fit": self.version,
+            "law": self.law.name,
+            "formula": self.law.formula,
+            "inputs": list(self.law.inputs),
+            "backend": self.backend,
+            "group": dict(self.group),
+            "parameters": {n: asdict(p) for n, p in self.parameters.items()},
+            "fixed": dict(self.law.fixed),
+            "tied": dict(self.law.tied),
+        }
+        for f in fields(self):
+            if f.name not in ("law", "backend", "group", "parameters", "version"):
+                document[f.name] = getattr(self, f.name)
+        return _plain(document)
+
+    @staticmethod
+    def from_dict(document: Mapping[str, Any]) -> Fit:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            FitError: not the JSON of a fit.
+        """
+        try:
+            law = LAWS.get(document["law"])
+            if law is None or law.formula != document["formula"]:
+                law = Law.parse(
+                    document["formula"], columns=document["inputs"], name=document["law"]
+                )
+            if document["fixed"] or document["tied"]:
+                law = law.restrict(document["fixed"], document["tied"])
+            parameters = {
+                n: Estimate(**{**p, "interval": tuple(p["interval"]) if p["interval"] else None})
+                for n, p in document["parameters"].items()
+            }
+            rest = {
+                f.name: document[f.name]
+                for f in fields(Fit)
+                if f.name not in ("law", "parameters", "version", "warnings")
+            }
+            return Fit(
+                law=law,
+                parameters=parameters,
+                version=document["p2fit"],
+                warnings=tuple(document["warnings"]),
+                **rest,
+            )
+        except (KeyError, TypeError, AttributeError, LawError) as error:
+            raise FitError(f"not a fit saved by p2fit: {type(error).__name__}: {error}") from None
+
+    def save(self, path: str | Path) -> None:
+        """Write the fit as JSON, whole or not at all."""
+        write_text(path, to_json(self))
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def summary(self) -> str:
+        """The fit as plain text, 100 columns wide."""
+        from p2fit.show import text
+
+        return text(self)
+
+    def __rich__(self) -> Any:
+        from p2fit.show import renderable
+
+        return renderable(self)
+
+    def _repr_html_(self) -> str:
+        from p2fit.show import html
+
+        return html(self)
+
+
+def load(path: str | Path) -> Fit | list[Fit]:
+    """Read what ``Fit.save`` or ``p2fit fit -o`` wrote: one fit, or a list of them.
+
+    Raises:
+        FitError: no such file, or not the JSON of a fit.
+    """
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise FitError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    try:
+        if isinstance(document, list):
+            return [Fit.from_dict(d) for d in document]
+        return Fit.from_dict(document)
+    except FitError as error:
+        raise FitError(f"{path}: {error}") from None
+
+
+def to_json(fits: Fit | Sequence[Fit]) -> str:
+    """JSON text: an object for one fit, a list for several."""
+    document = fits.to_dict() if isinstance(fits, Fit) else [f.to_dict() for f in fits]
+    if isinstance(document, list) and len(document) == 1:
+        document = document[0]
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file whole or not at all: to a temporary one beside it, then rename.
+
+    Raises:
+        FitError: it cannot be written; the message names it.
+    """
+    path = Path(path)
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(name, 0o666 & ~mask)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise FitError(f"{path}: {error.strerror or error}") from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+# ---------------------------------------------------------------- choosing what goes in
+
+
+def choose_law(columns: Collection[str]) -> tuple[Law, str]:
+    """The law that a file's columns call for, and why.
+
+    Raises:
+        FitError: no law fits these columns.
+    """
+    if {"pruning_rate", "base_loss"} <= set(columns):
+        name, why = "p2", "the file has pruning_rate and base_loss"
+    elif {"avg_params", "active_params"} & set(columns):
+        has = "avg_params" if "avg_params" in columns else "active_params"
+        name, why = "average-params", f"the file has {has}"
+    else:
+        name, why = "chinchilla", "the file has neither pruning_rate and base_loss nor avg_params"
+    law = LAWS[name]
+    if not set(needs(law)) <= set(columns) | ({"avg_params"} & set(law.inputs)):
+        raise FitError(_lacks(law, columns))
+    return law, why
+
+
+def needs(law: Law) -> tuple[str, ...]:
+    """Columns that a file must have for a law: a user's own needs what its formula names."""
+    base = REQUIRED if law.name in LAWS else ("run", "loss")
+    return tuple(dict.fromkeys((*base, *law.inputs)))
+
+
+def servable(columns: Collection[str]) -> list[str]:
+    """Names of the laws whose columns are all there."""
+    have = set(columns) | ({"avg_params"} if "active_params" in columns else set())
+    return [name for name, law in LAWS.items() if set(needs(law)) <= have]
+
+
+def _lacks(law: Law, columns: Collection[str]) -> str:
+    have = set(columns) | ({"avg_params"} if "active_params" in columns else set())
+    missing = [n for n in needs(law) if n not in have]
+    can = servable(columns)
+    serves = f"this file can serve {', '.join(can)}" if can else "this file can serve no law here"
+    return (
+        f"{law.name} needs {join(tuple(missing))}, which the file lacks; {serves} "
+        "(name other columns with --column, e.g. --column loss=val_loss)"
+    )
+
+
+def open_curves(
+    source: Source,
+    law: str | Law | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> tuple[Curves, Law, str]:
+    """Read curves and settle on a law: the curves, the law, and why that one.
+
+    Raises:
+        CurvesError: faults in the file.
+        FitError: the file lacks columns that the law needs.
+        LawError: no such law, or a formula with a fault.
+    """
+    columns = dict(columns or {})
+    if isinstance(source, Curves):
+        curves = source
+
+        def again(**wanted: Any) -> Curves:
+            return from_frame(source.frame, **wanted)
+
+    elif isinstance(source, pl.DataFrame | Mapping):
+        curves = from_frame(source, columns=columns, needs=("run", "loss"))
+
+        def again(**wanted: Any) -> Curves:
+            return from_frame(source, columns=columns, **wanted)
+
+    else:
+        if source == "-":
+            source = _Stdin()
+        curves = read_curves(source, columns=columns, needs=("run", "loss"))
+        if hasattr(source, "seek"):
+            source.seek(0)
+
+        def again(**wanted: Any) -> Curves:
+            return read_curves(source, columns=columns, **wanted)
+
+    names = curves.frame.columns
+    why = ""
+    if law is None:
+        chosen, why = choose_law(names)
+    else:
+        chosen = get_law(law, names)
+    wanted = needs(chosen)
+    derived = {"avg_params"} if "active_params" in names else set()
+    if not set(wanted) <= set(names) | derived:
+        raise FitError(f"{curves.source}: {_lacks(chosen, names)}")
+    schema = curves.frame.schema
+    usable = all(n in schema and not curves.frame[n].null_count() for n in wanted)
+    if not usable or any(schema[n] != pl.Float64 for n in chosen.inputs):
+        # Read again with the law's own needs: it names the lines of what is missing.
+        curves = again(needs=wanted, numeric=chosen.inputs)
+    return curves, chosen, why
+
+
+def check(
+    source: Source, law: str | Law | None = None, *, columns: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Check loss curves, against the needs of a law if one is named.
+
+    Returns:
+        ``source``, ``sha256``, ``rows``, ``runs``, ``columns`` and the ``laws`` that they serve.
+
+    Raises:
+        CurvesError, FitError, LawError: every fault.
+    """
+    if law is None:
+        if isinstance(source, pl.DataFrame | Mapping):
+            curves = from_frame(source, columns=columns or {})
+        elif isinstance(source, Curves):
+            curves = source
+        else:
+            curves = read_curves(source, columns=columns or {})
+    else:
+        curves, _, _ = open_curves(source, law, columns)
+    frame = curves.frame
+    filled = [c for c in frame.columns if not frame[c].null_count()]
+    return {
+        "source": curves.source,
+        "sha256": curves.sha256,
+        "rows": frame.height,
+        "runs": frame["run"].n_unique(),
+        "columns": frame.columns,
+        "laws": servable(filled),
+    }
+
+
+class _Stdin(io.BytesIO):
+    """Standard input that can be read twice."""
+
+    name = "<stdin>"
+
+    def __init__(self) -> None:
+        import sys
+
+        super().__init__(sys.stdin.buffer.read())
+
+
+@dataclass
+class _Rows:
+    """Rows on their way into a fit, and the account of those left out."""
+
+    frame: pl.DataFrame
+    excluded: dict[str, int] = field(default_factory=dict)
+
+    def keep(self, condition: pl.Expr, reason: str) -> None:
+        kept = self.frame.filter(condition)
+        if kept.height < self.frame.height:
+            self.excluded[reason] = self.frame.height - kept.height
+        self.frame = kept
+
+
+def where_expression(text: str, frame: pl.DataFrame) -> pl.Expr:
+    """A filter such as ``kept == 1`` or ``method = 'depth' and params > 1e9`` (SQL).
+
+    Raises:
+        FitError: it cannot be read, or does not fit the columns.
+    """
+    try:
+        expression = pl.sql_expr(text)
+        frame.head(1).filter(expression)
+    except pl.exceptions.PolarsError as error:
+        detail = str(error).splitlines()[0]
+        raise FitError(f"--where {text!r}: {detail}") from None
+    return expression
+
+
+def _select(curves: Curves, law: Law, options: Mapping[str, Any]) -> _Rows:
+    rows = _Rows(curves.frame)
+    names = curves.frame.columns
+    if options["where"]:
+        rows.keep(where_expression(options["where"], rows.frame), f"not {options['where']}")
+    if "tokens" in names:
+        rows.keep(pl.col("tokens") > 0, "tokens = 0 (the loss right after pruning)")
+    if "base_loss" in law.inputs and "pruning_rate" in law.inputs:
+        rows.keep(pl.col("pruning_rate") > 0, "pruning_rate = 0 (the base model)")
+    decayed = law.name in LAWS and "base_loss" not in law.inputs
+    if decayed and "final" in names and not options["include_undecayed"]:
+        rows.keep(
+            pl.col("final").fill_null(0) == 1,
+            "final = 0 (learning rate not decayed; --include-undecayed keeps them)",
+        )
+    if options["min_tokens"]:
+        rows.keep(pl.col("tokens") >= options["min_tokens"], f"tokens < {options['min_tokens']:g}")
+    if options["burn_in"]:
+        rows.keep(
+            pl.col("tokens") >= options["burn_in"] * pl.col("tokens").max().over("run"),
+            f"the first {options['burn_in']:.0%} of a run's tokens",
+        )
+    if not rows.frame.height:
+        account = "; ".join(f"{count}: {reason}" for reason, count in rows.excluded.items())
+        raise FitError(f"{curves.source}: no row is left to fit ({account})")
+    return rows
+
+
+# ---------------------------------------------------------------- fitting
+
+
+def fit(source: Source, law: str | Law | None = None, **options: Any) -> Fit:
+    """Fit one law to one set of loss curves. Options are those of :func:`fit_each`.
+
+    Raises:
+        FitError: also when the curves form several groups (choose with ``where``, fit each with
+            :func:`fit_each`, or pool them with ``pool=True``).
+    """
+    fits = fit_each(source, law, **options)
+    if len(fits) > 1:
+        groups = "; ".join(", ".join(f"{k} = {v}" for k, v in f.group.items()) for f in fits)
+        raise FitError(
+            f"the curves form {len(fits)} groups ({groups}): "
+            "use fit_each, choose one with where, or pass pool=True"
+        )
+    return fits[0]
+
+
+def fit_each(
+    source: Source,
+    law: str | Law | None = None,
+    *,
+    columns: Mapping[str, str] | None = None,
+    where: str | None = None,
+    by: Sequence[str] | None = None,
+    pool: bool = False,
+    fix: Mapping[str, float] | None = None,
+    tie: Mapping[str, str] | None = None,
+    residual: Residual = "log",
+    loss: Loss = "huber",
+    delta: float = 1e-3,
+    weights: Weights | None = None,
+    cluster: str = "run",
+    min_tokens: float = 0.0,
+    burn_in: float = 0.0,
+    include_undecayed: bool = False,
+    seed: int = 0,
+) -> list[Fit]:
+    """Fit one law to each group of loss curves, by least squares.
+
+    Args:
+        source: a CSV file (``-`` for standard input), a table, or :class:`Curves`.
+        law: a name from :data:`LAWS`, a formula, or a :class:`Law`; chosen from the columns if None.
+        columns: column -> its name in the file, e.g. ``{"loss": "loss_pile"}``.
+        where: rows to use, e.g. ``"kept == 1"``.
+        by: columns to split by; for laws of post-training after pruning ``family`` and ``method``
+            by default, where the file has them.
+        pool: fit everything together.
+        fix: parameters held at values. tie: parameters held equal to others.
+        residual: of the ``log`` of the loss, or ``linear`` (nats per token).
+        loss: ``huber`` or ``squared``.
+        delta: Huber's threshold, of the residual before weights.
+        weights: ``rows`` (all equal), ``runs`` (each run equal), or ``stderr`` (1/(s² + τ²), s
+            from loss_stderr, τ estimated); ``stderr`` by default where the column is filled.
+        cluster: column whose values are independent of each other.
+        min_tokens: leave out rows with fewer tokens.
+        burn_in: leave out this share of each run's tokens, at its start.
+        include_undecayed: also fit rows with ``final`` = 0.
+        seed: of the subsample that starts are compared on, with more than 4096 rows.
+
+    Returns:
+        One :class:`Fit` per group, in the order of the groups' names.
+
+    Raises:
+        CurvesError, FitError, LawError: what is wrong with the file, the request, the law.
+    """
+    options = dict(
+        where=where,
+        residual=residual,
+        loss=loss,
+        delta=delta,
+        weights=weights,
+        cluster=cluster,
+        min_tokens=min_tokens,
+        burn_in=burn_in,
+        include_undecayed=include_undecayed,
+        seed=seed,
+    )
+    _check_options(options)
+    curves, chosen, why = open_curves(source, law, columns)
+    try:
+        chosen = chosen.restrict(fix, tie) if fix or tie else chosen
+        _ = chosen.terms
+    except LawError as error:
+        raise LawError(_not_yet(error)) from None
+    names = curves.frame.columns
+    for column in (*(by or ()), cluster, *(("tokens",) if min_tokens or burn_in else ())):
+        if column not in names:
+            raise FitError(f"{curves.source}: no column {column}; there are {', '.join(names)}")
+    if by is None:
+        split = "base_loss" in chosen.inputs and not pool
+        by = [c for c in GROUPS if c in names] if split else []
+    elif pool and by:
+        raise FitError("by and pool contradict each other: give one")
+    rows = _select(curves, chosen, options)
+    fits = []
+    for values, frame in _split(rows.frame, by):
+        group = dict(zip(by, values))
+        try:
+            fits.append(_fit_group(frame, curves, chosen, why, group, rows.excluded, options))
+        except LawError as error:
+            label = ", ".join(f"{k} = {v}: " for k, v in group.items())
+            raise FitError(f"{curves.source}: {label}{error}") from None
+    return fits
+
+
+def _not_yet(error: LawError) -> str:
+    if isinstance(error, NotMonomial):
+        return f"not yet: p2fit fits sums of monomials so far, and here {error}"
+    return str(error)
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    for name, allowed in (
+        ("residual", ("log", "linear")),
+        ("loss", ("huber", "squared")),
+        ("weights", (None, "rows", "runs", "stderr")),
+    ):
+        if options[name] not in allowed:
+            raise FitError(f"{name} is {options[name]!r}: use {join(tuple(map(str, allowed)))}")
+    if not (options["delta"] > 0 and math.isfinite(options["delta"])):
+        raise FitError(f"delta is {options['delta']}: use a number above 0")
+    if not 0 <= options["burn_in"] < 1:
+        raise FitError(f"burn_in is {options['burn_in']}: use a share in [0, 1)")
+    if not options["min_tokens"] >= 0:
+        raise FitError(f"min_tokens is {options['min_tokens']}: use a count")
+
+
+def _split(frame: pl.DataFrame, by: Sequence[str]) -> list[tuple[tuple[str, ...], pl.DataFrame]]:
+    if not by:
+        return [((), frame)]
+    found = frame.partition_by(list(by), as_dict=True, include_key=True, maintain_order=True)
+    named = [(tuple("" if v is None else _name(v) for v in key), f) for key, f in found.items()]
+    return sorted(named, key=lambda item: item[0])
+
+
+def _name(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _fit_group(
+    frame: pl.DataFrame,
+    curves: Curves,
+    law: Law,
+    why: str,
+    group: Mapping[str, str],
+    excluded: Mapping[str, int],
+    options: Mapping[str, Any],
+) -> Fit:
+    # Clusters in one block each; within them the order of the curves.
+    unit = options["cluster"]
+    labels = frame[unit].cast(pl.String).fill_null("").to_numpy()
+    if unit != "run":
+        order = np.argsort(labels, kind="stable")
+        frame, labels = frame[order], labels[order]
+    clusters = np.concatenate([[0], np.cumsum(labels[1:] != labels[:-1])])
+    columns = {x: frame[x].to_numpy() for x in law.inputs}
+    y = frame["loss"].to_numpy()
+    delta = options["delta"] if options["loss"] == "huber" else math.inf
+    problem = build(law, columns, y, np.ones(len(y)), residual=options["residual"], delta=delta)
+    problem, weighting = _weigh(problem, frame, options)
+    solution = solve(problem, seed=options["seed"])
+    found = identify(problem, solution.z, columns)
+    if found.undetermined:
+        solution = settle(problem, solution)
+        found = identify(problem, solution.z, columns)
+    spread = covariance(problem, solution.z, clusters, found)
+    r, scores = _score(problem, solution.z, frame, options)
+    warnings = _warn(problem, solution, found, spread, frame, columns, unit)
+    return Fit(
+        law=law,
+        backend="least-squares",
+        group=dict(group),
+        parameters=_estimates(problem, solution.z, found, spread),
+        objective=solution.value,
+        converged=solution.converged,
+        starts={"tried": solution.starts, "agreed": solution.agreed},
+        metrics=scores,
+        identification={
+            "rank": found.rank,
+            "parameters": found.parameters,
+            "condition": found.condition if math.isfinite(found.condition) else None,
+            "undetermined": [
+                {"parameters": list(u.parameters), "reasons": list(u.reasons)}
+                for u in found.undetermined
+            ],
+        },
+        covariance=None
+        if spread is None
+        else {
+            "names": list(spread.names),
+            "matrix": spread.matrix.tolist(),
+            "clusters": spread.clusters,
+            "unit": unit,
+            "critical": spread.critical,
+        },
+        sensitivity=_sensitivity(problem, solution, frame) if not found.undetermined else {},
+        data={
+            "source": curves.source,
+            "sha256": curves.sha256,
+            "columns": dict(curves.renamed),
+            "rows": curves.frame.height,
+            "used": len(y),
+            "runs": frame["run"].n_unique(),
+            "excluded": dict(excluded),
+            "chosen": why,
+            "range": {
+                x: {"min": v.min(), "max": v.max(), "distinct": frame[x].n_unique()}
+                for x, v in columns.items()
+            },
+        },
+        options={**options, **weighting, "delta": options["delta"]},
+        warnings=tuple(warnings),
+    )
+
+
+def _weigh(
+    problem: Problem, frame: pl.DataFrame, options: Mapping[str, Any]
+) -> tuple[Problem, dict[str, Any]]:
+    """Row weights, of mean 1, and how they were made."""
+    kind = options["weights"]
+    filled = "loss_stderr" in frame.columns and not frame["loss_stderr"].null_count()
+    if kind == "stderr" and not filled:
+        raise LawError("weights by stderr need a loss_stderr column without empty cells")
+    if kind is None:
+        kind = "stderr" if filled else "rows"
+    if kind == "rows":
+        return problem, {"weights": kind}
+    if kind == "runs":
+        w = 1.0 / frame.select(pl.len().over("run")).to_series().to_numpy().astype(float)
+        return replace(problem, weights=w / w.mean()), {"weights": kind}
+    s = frame["loss_stderr"].to_numpy()
+    if problem.residual == "log":
+        s = s / problem.y
+    tau = _tau(problem, s, options["seed"])
+    if tau == 0 and not np.all(s > 0):
+        raise LawError("a loss_stderr of 0 gives its row all the weight: leave it out")
+    w = 1.0 / (s**2 + tau**2)
+    return replace(problem, weights=w / w.mean()), {"weights": kind, "tau": tau}
+
+
+def _tau(problem: Problem, s: Array, seed: int) -> float:
+    """Scatter beyond the standard errors: Σ r²/(s² + τ²) = n - p (Paule & Mandel 1982)."""
+    r = residuals(problem, solve(problem, seed=seed).z)
+    free = len(r) - len(problem.names)
+    if free <= 0:
+        return 0.0
+    low, high = 0.0, float(np.sqrt(np.mean(r**2) * len(r) / free))
+    if np.all(s > 0) and np.sum((r / s) ** 2) <= free:
+        return 0.0
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        above = np.sum(r**2 / (s**2 + middle**2)) > free
+        low, high = (middle, high) if above else (low, middle)
+    return high
+
+
+def _score(
+    problem: Problem, z: Array, frame: pl.DataFrame, options: Mapping[str, Any]
+) -> tuple[Array, dict[str, float | str | None]]:
+    fitted, y = fitted_loss(problem, z[None])[0], problem.y
+    r = residuals(problem, z)
+    known = bool(np.any(problem.offset != 0))
+    slope = None
+    if "tokens" in frame.columns:
+        runs, tokens = frame["run"].to_numpy(), frame["tokens"].to_numpy()
+        slope = metrics.asd(runs, tokens, y, fitted)
+    scores: dict[str, float | str | None] = {
+        "r2": metrics.r_squared(y, fitted),
+        "r2_excess": metrics.r_squared(y - problem.offset, fitted - problem.offset)
+        if known
+        else None,
+        "rmse": metrics.rmse(y, fitted),
+        "mape": metrics.mape(y, fitted),
+        "huber": metrics.mean_huber(r, options["delta"]),
+        "asd": slope,
+        "asd_unit": metrics.ASD_UNIT,
+    }
+    return r, scores
+
+
+def _estimates(
+    problem: Problem, z: Array, found: Identification, spread: Covariance | None
+) -> dict[str, Estimate]:
+    law, k = problem.law, problem.coefficients
+    values = {n: float(v) for n, v in problem.natural(z).items()}
+    result: dict[str, Estimate] = {}
+    for i, name in enumerate(problem.names):
+        value = values[name]
+        low, high = problem.lower[i], problem.upper[i]
+        at_bound = bool(z[i] <= low or z[i] >= high)
+        stderr, interval = None, None
+        if spread is not None and name not in found.names and not (i < k and at_bound):
+            error = math.sqrt(max(spread.matrix[i, i], 0.0))
+            reach = spread.critical * error
+            if i < k:
+                stderr = value * error
+                with np.errstate(over="ignore"):
+                    ends = value * np.exp([-reach, reach])
+                # The log never reaches 0; a term that could be 0 at the data has no lower end.
+                zero = spread.critical * spread.log_size[i] >= 1
+                interval = (None if zero else _end(ends[0]), _end(ends[1]))
+            else:
+                stderr = error
+                interval = (
+                    _end(value - reach) if value - reach > low else None,
+                    _end(value + reach) if value + reach < high else None,
+                )
+        result[name] = Estimate(
+            estimate=_end(value),
+            stderr=None if stderr is None else _end(stderr),
+            interval=interval,
+            identified=name not in found.names,
+            at_bound=at_bound,
+        )
+    for name, value in law.fixed.items():
+        result[name] = Estimate(float(value), fixed=True)
+    for name, other in law.tied.items():
+        result[name] = Estimate(**{**asdict(result[other]), "tied": other})
+    return {n: result[n] for n in law.parameters}
+
+
+def _end(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _sensitivity(
+    problem: Problem, solution: Solution, frame: pl.DataFrame
+) -> dict[str, dict[str, float]]:
+    """Exponents without the first part of each run, from the optimum on all of it."""
+    if "tokens" not in frame.columns or frame["run"].n_unique() == frame.height:
+        return {}
+    share = frame.select(pl.col("tokens") / pl.col("tokens").max().over("run")).to_series()
+    shares = share.to_numpy()
+    moved = {}
+    for part in _SHARES:
+        kept = np.flatnonzero(shares >= part)
+        if len(kept) < len(shares):
+            z = minimise(problem.rows(kept), solution.z[None], iterations=60).z[0]
+            values = problem.natural(z)
+            moved[f"{part:.0%}"] = {e: float(values[e]) for e in problem.law.exponents}
+    return moved
+
+
+def _warn(
+    problem: Problem,
+    solution: Solution,
+    found: Identification,
+    spread: Covariance | None,
+    frame: pl.DataFrame,
+    columns: Mapping[str, Array],
+    unit: str,
+) -> list[str]:
+    lines = found.warnings
+    if not solution.converged:
+        lines.append("the solver did not converge: the objective may not be at its minimum")
+    if spread is None:
+        count = frame[unit].n_unique()
+        what = f"{unit}s" if unit == "run" else f"values of {unit}"
+        lines.append(
+            f"no intervals: {count} independent {what} do not outnumber {found.rank} parameters"
+        )
+    names = problem.names
+    for i, name in enumerate(names):
+        if name in found.names:
+            continue
+        if solution.z[i] <= problem.lower[i]:
+            lines.append(f"{name} is at its lower bound, {problem.lower[i]:g}")
+        elif solution.z[i] >= problem.upper[i]:
+            lines.append(f"{name} is at its upper bound, {problem.upper[i]:g}")
+    if "base_loss" in columns:
+        under = frame.filter(pl.col("loss") < pl.col("base_loss"))
+        if under.height:
+            runs = under["run"].unique(maintain_order=True).to_list()
+            shown = ", ".join(runs[:3]) + (f" and {len(runs) - 3} more" if len(runs) > 3 else "")
+            lines.append(
+                f"{under.height} rows have loss below base_loss, where the law cannot go (runs "
+                f"{shown}): was the base model trained to the end, on the same data?"
+            )
+    return lines

@@ -1,0 +1,252 @@
+"""What can these data tell? The rank of the problem, and in words what is not determined.
+
+Everything is read off the Jacobian of the fitted loss at the optimum, each column scaled to unit
+length: its condition number, its null directions, and, by rebuilding it with more distinct values
+of one input, what would be needed to determine the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from p2fit.laws import Array
+from p2fit.least_squares import Problem, build, jacobian
+
+#: Condition number above which the fit warns.
+WARN = 1e4
+#: Condition number above which a direction counts as not determined at all.
+NULL = 1e10
+
+_CHUNK = 1 << 16
+
+
+@dataclass(frozen=True)
+class Undetermined:
+    """Parameters that the data cannot tell apart."""
+
+    parameters: tuple[str, ...]
+    """Their names."""
+    reasons: tuple[str, ...]
+    """Why, e.g. ``2 distinct values of params, 3 needed``; may be empty."""
+
+    def __str__(self) -> str:
+        names = join(self.parameters)
+        verb = "is not determined" if len(self.parameters) == 1 else "are not separately determined"
+        return f"{names} {verb}" + (f": {'; '.join(self.reasons)}" if self.reasons else "")
+
+
+@dataclass(frozen=True)
+class Identification:
+    """What the data can tell about the parameters of a law."""
+
+    rank: int
+    """Directions of the parameter space that the data determine."""
+    parameters: int
+    """Free parameters."""
+    condition: float
+    """Condition number of the column-scaled Jacobian; inf where a parameter moves nothing."""
+    undetermined: tuple[Undetermined, ...]
+    """Groups of parameters that are not separately determined."""
+    weak: tuple[str, ...]
+    """Parameters of the weakest direction where the condition number is above 1e4."""
+    basis: Array
+    """Determined directions in the solver's variables, shape (p, rank)."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Every parameter that is not determined."""
+        return frozenset(n for u in self.undetermined for n in u.parameters)
+
+    @property
+    def warnings(self) -> list[str]:
+        """In words, one line each."""
+        lines = [str(u) for u in self.undetermined]
+        if self.weak and not self.undetermined:
+            lines.append(
+                f"{join(self.weak)} {'is' if len(self.weak) == 1 else 'are'} only weakly "
+                f"determined (condition number {self.condition:.2g}, above {WARN:.0e})"
+            )
+        return lines
+
+
+def identify(problem: Problem, z: Array, columns: Mapping[str, Array]) -> Identification:
+    """Read off the Jacobian at z (p,) what the rows determine.
+
+    Args:
+        columns: the law's inputs on the rows, as given to ``build``.
+    """
+    norms, singular, directions = _decompose(problem, z)
+    top = singular[0] if len(singular) else 0.0
+    moving = norms > 0
+    kept = singular > top / NULL
+    rank = int(kept.sum())
+    smallest = singular[-1] if len(singular) else 0.0
+    condition = float(top / smallest) if smallest > 0 and moving.all() else float("inf")
+    scale = np.where(moving, norms, 1.0)
+    basis = np.zeros((len(z), rank))
+    basis[moving] = directions[kept].T
+    basis /= scale[:, None]
+    null = np.zeros((len(z), len(z) - rank))
+    null[moving, : int((~kept).sum())] = directions[~kept].T
+    for column, row in enumerate(np.flatnonzero(~moving)):
+        null[row, int((~kept).sum()) + column] = 1.0
+    null /= scale[:, None]
+    groups = _groups(problem, z, null)
+    reasons = _reasons(problem, z, columns) if groups else ()
+    weak: tuple[str, ...] = ()
+    if condition > WARN and not groups:
+        names = [n for n, m in zip(problem.names, moving) if m]
+        weak = tuple(n for n, v in zip(names, np.abs(directions[-1])) if v > 0.2)
+    return Identification(
+        rank=rank,
+        parameters=len(z),
+        condition=condition,
+        undetermined=tuple(
+            Undetermined(_in_order(problem, g), _zero(problem, z, g) or reasons) for g in groups
+        ),
+        weak=_in_order(problem, weak),
+        basis=basis,
+    )
+
+
+def _decompose(problem: Problem, z: Array) -> tuple[Array, Array, Array]:
+    """Column norms (p,), and singular values and right vectors of the scaled moving columns."""
+    triangles = []
+    for i in range(0, len(problem.y), _CHUNK):
+        part = problem.rows(slice(i, i + _CHUNK))
+        fitted, jac = jacobian(part, z)
+        if problem.residual == "log":
+            jac = jac / fitted
+        triangles.append(np.linalg.qr((jac * np.sqrt(part.weights)).T, mode="r"))
+    triangle = np.concatenate(triangles)
+    norms = np.linalg.norm(triangle, axis=0)
+    # A column of rounding errors is a column of zeros.
+    size = np.where(np.arange(len(z)) < problem.coefficients, np.maximum(np.abs(z), 1e-300), 1.0)
+    norms = np.where(norms * size > 1e-11 * (norms * size).max(), norms, 0.0)
+    norms = np.where(np.arange(len(z)) < problem.coefficients, np.linalg.norm(triangle, axis=0), norms)
+    moving = norms > 0
+    _, singular, directions = np.linalg.svd(triangle[:, moving] / norms[moving], full_matrices=True)
+    singular = np.concatenate([singular, np.zeros(int(moving.sum()) - len(singular))])
+    return norms, singular, directions
+
+
+def _natural(problem: Problem, z: Array, vectors: Array) -> Array:
+    """Directions of z as directions of (log coefficient, exponents) in the formula's units."""
+    k = problem.coefficients
+    found = vectors.copy()
+    positive = z[:k] > 0
+    inverse = 1 / np.where(positive, z[:k], 1.0)
+    found[:k] = inverse[:, None] * vectors[:k]
+    found[:k][positive] -= (problem.centre[:, 1:] @ vectors[k:])[positive]
+    return found
+
+
+def _groups(problem: Problem, z: Array, null: Array) -> list[tuple[str, ...]]:
+    """Parameters that the null directions mix: connected blocks of their projector."""
+    if not null.shape[1]:
+        return []
+    natural, _ = np.linalg.qr(_natural(problem, z, null))
+    projector = natural @ natural.T
+    linked = np.abs(projector) > 1e-6
+    groups, seen = [], set()
+    for i in range(len(z)):
+        if i in seen or not linked[i, i]:
+            continue
+        block, frontier = {i}, [i]
+        while frontier:
+            for j in np.flatnonzero(linked[frontier.pop()]):
+                if int(j) not in block:
+                    block.add(int(j))
+                    frontier.append(int(j))
+        seen |= block
+        groups.append(tuple(problem.names[j] for j in sorted(block)))
+    return groups
+
+
+def _zero(problem: Problem, z: Array, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The reason where the parameters shape only terms whose coefficient is 0."""
+    law = problem.law
+    zeros = {c for c, v in zip(law.coefficients, z) if v == 0}
+    uses = {n: {t.coefficient for t in law.terms if n in t.exponents} for n in names}
+    if all(n in law.exponents and uses[n] <= zeros for n in names):
+        gone = sorted({str(c) for n in names for c in uses[n]})
+        return (f"{join(tuple(gone))} is 0 here",)
+    return ()
+
+
+def _reasons(problem: Problem, z: Array, columns: Mapping[str, Array]) -> tuple[str, ...]:
+    """What the design lacks: distinct values of an input, rows, or independent inputs."""
+    law = problem.law
+    used = [t for t in law.terms if not t.known]
+    inputs = [x for x in law.inputs if any(x in _words(b) for t in used for b, _ in t.powers)]
+    values = {x: np.unique(columns[x]) for x in inputs}
+    design = np.unique(np.stack([columns[x] for x in inputs], axis=1), axis=0)
+    found: list[str] = []
+    here = dict(zip(inputs, design.T))
+    rank = _structural_rank(problem, here)
+    # Greedily: the input whose further values determine most, with as few as will do.
+    for _ in inputs:
+        gains = {x: _structural_rank(problem, _crossed(here, x, 6)) for x in inputs}
+        best = max(gains, key=lambda x: gains[x])
+        have = len(values[best])
+        if gains[best] <= rank or have >= 6:
+            break
+        tries = ((c, _crossed(here, best, c)) for c in range(have + 1, 7))
+        need, here = next((c, d) for c, d in tries if _structural_rank(problem, d) == gains[best])
+        rank = gains[best]
+        found.append(f"{have} distinct value{'s' * (have != 1)} of {best}, {need} needed")
+    if not found and len(design) < len(z):
+        found.append(f"{len(design)} distinct points for {len(z)} parameters")
+    if not found and len(inputs) > 1:
+        logs = np.log(np.stack([columns[x] for x in inputs]))
+        logs = logs - logs.mean(axis=1, keepdims=True)
+        for i, a in enumerate(inputs):
+            for b_index in range(i + 1, len(inputs)):
+                one, two = logs[i], logs[b_index]
+                size = np.linalg.norm(one) * np.linalg.norm(two)
+                if size > 0 and abs(one @ two) > 0.9999 * size:
+                    found.append(f"{inputs[b_index]} moves with {a}: vary them separately")
+    return tuple(found)
+
+
+def _structural_rank(problem: Problem, columns: Mapping[str, Array]) -> int:
+    """Rank at a generic point: no term is 0, no two exponents are equal."""
+    law = problem.law
+    n = len(next(iter(columns.values())))
+    rest = {x: np.ones(n) for x in law.inputs if x not in columns}
+    generic = build(law, {**columns, **rest}, np.ones(n), np.ones(n), residual="linear")
+    k = generic.coefficients
+    z = np.concatenate([np.ones(k), 0.3 + 0.17 * np.arange(generic.exponents)])
+    z[k:] = np.clip(z[k:], generic.lower[k:], generic.upper[k:])
+    norms, singular, _ = _decompose(generic, z)
+    return int(np.sum(singular > singular[0] / NULL)) if len(singular) else 0
+
+
+def _crossed(design: Mapping[str, Array], name: str, count: int) -> dict[str, Array]:
+    """Every point of the other inputs with ``count`` values of one input."""
+    values = np.unique(design[name])
+    if values.max() < 1 and values.min() >= 0:  # a rate
+        levels = np.linspace(0.1, 0.7, count)
+    else:
+        levels = values.max() * 2.0 ** np.arange(count)
+    rest = [x for x in design if x != name]
+    others = np.unique(np.stack([design[x] for x in rest] or [np.zeros(1)], axis=1), axis=0)
+    others = others[:: max(1, len(others) // 64)]
+    grid = {x: np.tile(others[:, j], count) for j, x in enumerate(rest)}
+    return {**grid, name: np.repeat(levels, len(others))}
+
+
+def _words(expression: str) -> set[str]:
+    return set("".join(c if c.isalnum() or c == "_" else " " for c in expression).split())
+
+
+def _in_order(problem: Problem, names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(p for p in problem.law.parameters if p in names)
+
+
+def join(names: tuple[str, ...]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else list(names))

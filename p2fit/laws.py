@@ -1,0 +1,625 @@
+"""Scaling laws, each declared once, as a formula.
+
+A formula is a sum of terms over columns (inputs) and parameters::
+
+    E + A/params^alpha + B/tokens^beta
+
+Names that are columns of the data are inputs, all others are parameters. A formula may use
+numbers, names, ``+ - * / ^``, ``exp`` and ``log``, and nothing else; it is parsed, never
+evaluated as Python. Every law here is a *sum of monomials plus a known offset*,
+
+    L = offset + sum_j c_j * prod_i x_i^(p_ij),    c_j >= 0,
+
+with powers p_ij that are signed sums of exponents. The solver lives on that structure: the
+coefficients enter linearly, and a monomial's derivative is itself times a logarithm.
+
+>>> law = Law.parse("E + A/params^alpha", columns=["params"])
+>>> law.parameters, law.inputs
+(('E', 'A', 'alpha'), ('params',))
+>>> [round(float(v), 6) for v in law.predict({"E": 1.5, "A": 400, "alpha": 0.5}, {"params": [1e4, 1e6]})]
+[5.5, 1.9]
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+#: Columns with a meaning of their own (see schemas/curves.schema.json) that laws may use.
+COLUMNS = ("params", "tokens", "pruning_rate", "base_loss", "avg_params", "active_params")
+
+#: Where exponents are searched. One that shapes a single term is searched from 0 up, so that
+#: a term falls the way it is written; one of a factor shared by several terms takes either sign.
+ONE_SIGN = (0.0, 5.0)
+EITHER_SIGN = (-5.0, 5.0)
+
+_FUNCTIONS = {"exp": np.exp, "log": np.log}
+_SPELLINGS = str.maketrans({"−": "-", "–": "-", "·": "*", "×": "*"})
+
+
+class LawError(ValueError):
+    """A formula that cannot be read, or a request that does not fit the law."""
+
+
+class NotMonomial(LawError):
+    """A formula that is valid but is not a sum of monomials (not fitted yet)."""
+
+
+@dataclass(frozen=True)
+class Affine:
+    """A power: a number plus number-weighted exponents, e.g. ``-delta - alpha``."""
+
+    constant: float = 0.0
+    """The part without parameters."""
+    weights: tuple[tuple[str, float], ...] = ()
+    """Exponent name and its factor, sorted by name, no zero factors."""
+
+    @staticmethod
+    def of(constant: float, weights: Mapping[str, float]) -> Affine:
+        return Affine(constant, tuple(sorted((k, v) for k, v in weights.items() if v)))
+
+    def __add__(self, other: Affine) -> Affine:
+        weights = dict(self.weights)
+        for name, value in other.weights:
+            weights[name] = weights.get(name, 0.0) + value
+        return Affine.of(self.constant + other.constant, weights)
+
+    def scaled(self, factor: float) -> Affine:
+        return Affine.of(self.constant * factor, {k: v * factor for k, v in self.weights})
+
+    def times(self, other: Affine) -> Affine:
+        if not self.weights:
+            return other.scaled(self.constant)
+        if not other.weights:
+            return self.scaled(other.constant)
+        raise NotMonomial("a power of a power has two unknown exponents")
+
+    def value(self, parameters: Mapping[str, Any]) -> Any:
+        """The power at given exponents (scalars, or arrays of one shape)."""
+        return self.constant + sum(parameters[k] * v for k, v in self.weights)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One monomial, ``number * coefficient * prod(base^power)``."""
+
+    number: float
+    """A non-zero factor, with the term's sign."""
+    coefficient: str | None
+    """The parameter that scales the term (None: the scale is known)."""
+    scale: Affine
+    """The power of that parameter: 1 for ``A/N^alpha``, ``alpha`` for ``(A/N)^alpha``."""
+    powers: tuple[tuple[str, Affine], ...]
+    """Each base (the text of a parameter-free expression) and its power."""
+
+    @property
+    def exponents(self) -> set[str]:
+        return {name for _, power in self.powers for name, _ in power.weights}
+
+    @property
+    def known(self) -> bool:
+        """Whether the term has no parameter at all: a part of the offset."""
+        return self.coefficient is None and not self.exponents
+
+
+@dataclass(frozen=True)
+class Law:
+    """A scaling law: its formula and what follows from it.
+
+    Made by :meth:`parse`, or taken from :data:`LAWS`.
+    """
+
+    name: str
+    """Short name, ``custom`` for a user's own formula."""
+    formula: str
+    """The formula as written."""
+    parameters: tuple[str, ...]
+    """Parameter names in order of appearance, fixed and tied ones included."""
+    inputs: tuple[str, ...]
+    """Columns that the formula reads, in order of appearance."""
+    description: str = ""
+    """What the law says, and its source."""
+    fixed: Mapping[str, float] = field(default_factory=dict)
+    """Parameters held at a value."""
+    tied: Mapping[str, str] = field(default_factory=dict)
+    """Parameters that are held equal to another, which stays free."""
+
+    @staticmethod
+    def parse(
+        formula: str,
+        *,
+        columns: Collection[str] = COLUMNS,
+        name: str = "custom",
+        description: str = "",
+    ) -> Law:
+        """Read a formula.
+
+        Args:
+            formula: text such as ``E + A/params^alpha``.
+            columns: names that are inputs; every other name is a parameter.
+
+        Raises:
+            LawError: the formula has a fault; the message names it and where it is.
+        """
+        names = list(dict.fromkeys(n.id for n in _names(_tree(formula))))
+        parameters = tuple(n for n in names if n not in columns)
+        inputs = tuple(n for n in names if n in columns)
+        if not parameters:
+            raise LawError(f"{formula!r} has no parameter to fit: all its names are columns")
+        return Law(name, formula, parameters, inputs, description)
+
+    def restrict(
+        self, fix: Mapping[str, float] | None = None, tie: Mapping[str, str] | None = None
+    ) -> Law:
+        """The same law with parameters held at values (``fix``) or at each other (``tie``).
+
+        Raises:
+            LawError: unknown names, a parameter both fixed and tied, or nothing left to fit.
+        """
+        fix, tie = dict(fix or {}), dict(tie or {})
+        for name in (*fix, *tie, *tie.values()):
+            if name not in self.parameters:
+                raise LawError(
+                    f"{name} is not a parameter of {self.name}; it has {', '.join(self.parameters)}"
+                )
+        for name, value in fix.items():
+            if not math.isfinite(value):
+                raise LawError(f"{name} cannot be fixed at {value}")
+        target = {}
+        for name in tie:
+            end, seen = name, {name}
+            while end in tie:
+                end = tie[end]
+                if end in seen:
+                    raise LawError(f"{name} is tied to itself")
+                seen.add(end)
+            if name in fix or end in fix:
+                raise LawError(f"{name if name in fix else end} is both fixed and tied: fix both")
+            target[name] = end
+        if set(self.parameters) <= set(fix) | set(target):
+            raise LawError("every parameter is fixed: nothing is left to fit")
+        return replace(self, fixed=fix, tied=target)
+
+    @cached_property
+    def free(self) -> tuple[str, ...]:
+        """Names of the parameters that are fitted."""
+        return tuple(p for p in self.parameters if p not in self.fixed and p not in self.tied)
+
+    @cached_property
+    def terms(self) -> tuple[Term, ...]:
+        """The monomials, with fixed values and ties put in.
+
+        Raises:
+            NotMonomial: the formula is not a sum of monomials.
+        """
+        return _collect(_expand(self._restricted, set(self.parameters)), set(self.parameters))
+
+    @cached_property
+    def exponents(self) -> tuple[str, ...]:
+        """Free parameters that are exponents."""
+        used = {e for t in self.terms for e in t.exponents}
+        return tuple(p for p in self.free if p in used)
+
+    @cached_property
+    def coefficients(self) -> tuple[str, ...]:
+        """Free parameters that scale terms; all are >= 0."""
+        used = {t.coefficient for t in self.terms}
+        return tuple(p for p in self.free if p in used)
+
+    @cached_property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Where each free parameter is searched: exponents by their role (see ONE_SIGN)."""
+        whole = replace(self, fixed={}, tied={})
+        factors: dict[str, dict[tuple[str, float], int]] = {}
+        for term in whole.terms:
+            for base, power in term.powers:
+                for name, weight in power.weights:
+                    seen = factors.setdefault(name, {})
+                    seen[base, weight] = seen.get((base, weight), 0) + 1
+        shared = {e for e, seen in factors.items() if max(seen.values()) > 1}
+        own = {e: EITHER_SIGN if e in shared else ONE_SIGN for e in factors}
+        found = {c: (0.0, math.inf) for c in self.coefficients}
+        for name in self.exponents:
+            group = [name, *(a for a, b in self.tied.items() if b == name)]
+            found[name] = max(own[g] for g in group if g in own)
+        return found
+
+    @cached_property
+    def _restricted(self) -> ast.expr:
+        return _Substitute(self.fixed, self.tied).visit(_tree(self.formula))
+
+    def full(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """All parameters, fixed and tied ones put in, from the free ones."""
+        values = {**parameters, **self.fixed}
+        values.update({a: values[b] for a, b in self.tied.items()})
+        return {p: values[p] for p in self.parameters}
+
+    def predict(self, parameters: Mapping[str, ArrayLike], columns: Mapping[str, ArrayLike]) -> Array:
+        """The loss that the law gives, in nats per token.
+
+        Args:
+            parameters: a value for every parameter.
+            columns: a value or array for every input, all of one shape.
+
+        Raises:
+            LawError: a parameter or an input is missing.
+        """
+        missing = [n for n in self.parameters if n not in parameters]
+        missing += [n for n in self.inputs if n not in columns]
+        if missing:
+            raise LawError(f"{self.name} needs {', '.join(missing)}")
+        values = {n: np.asarray(parameters[n], float) for n in self.parameters}
+        values |= {n: np.asarray(columns[n], float) for n in self.inputs}
+        with np.errstate(all="ignore"):
+            result = _evaluate(_tree(self.formula), values)
+        shape = np.broadcast_shapes(*(v.shape for v in values.values()))
+        return np.broadcast_to(result, shape).copy()
+
+    def latex(self) -> str:
+        """The formula in LaTeX."""
+        return "L = " + _latex(_tree(self.formula))[0]
+
+
+def evaluate(expression: str, columns: Mapping[str, Array]) -> Array:
+    """A parameter-free expression, such as ``1 - sparsity``, on columns of shape (n,)."""
+    with np.errstate(all="ignore"):
+        return np.asarray(_evaluate(_tree(expression), columns), float)
+
+
+# ---------------------------------------------------------------- parsing
+
+
+def _tree(formula: str) -> ast.expr:
+    text = formula.translate(_SPELLINGS).replace("^", "**").strip()
+    try:
+        tree = ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        detail = getattr(error, "msg", None) or "too deep"
+        raise LawError(f"cannot read the formula {formula!r}: {detail}") from None
+    allowed = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.USub, ast.UAdd, ast.Load)
+    for node in ast.walk(tree):
+        fault = None
+        match node:
+            case ast.BinOp() | ast.UnaryOp() | ast.Name():
+                pass
+            case ast.Constant(value=bool() | complex()):
+                fault = ast.unparse(node)
+            case ast.Constant(value=int() | float()):
+                pass
+            case ast.Call(func=ast.Name(id=name), args=[_], keywords=[]) if name in _FUNCTIONS:
+                pass
+            case ast.Call():
+                fault = f"{ast.unparse(node)} (functions: exp(x), log(x))"
+            case _ if not isinstance(node, allowed):
+                fault = ast.unparse(node) if isinstance(node, ast.expr) else type(node).__name__
+        if fault is not None:
+            raise LawError(
+                f"the formula {formula!r} has {fault}: "
+                "only numbers, names, + - * / ^, exp and log are allowed"
+            )
+    return tree
+
+
+def _names(tree: ast.AST) -> Iterator[ast.Name]:
+    """Names in reading order, function names left out."""
+    if isinstance(tree, ast.Name):
+        yield tree
+    elif isinstance(tree, ast.Call):
+        yield from _names(tree.args[0])
+    else:
+        for child in ast.iter_child_nodes(tree):
+            yield from _names(child)
+
+
+class _Substitute(ast.NodeTransformer):
+    def __init__(self, fixed: Mapping[str, float], tied: Mapping[str, str]) -> None:
+        self.fixed, self.tied = fixed, tied
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        if node.id in self.fixed:
+            return ast.Constant(float(self.fixed[node.id]))
+        return ast.Name(self.tied.get(node.id, node.id), ast.Load())
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        return ast.Call(node.func, [self.visit(node.args[0])], [])
+
+
+def _evaluate(node: ast.expr, values: Mapping[str, Any]) -> Any:
+    match node:
+        case ast.Constant(value=value):
+            return float(value)  # type: ignore[arg-type]
+        case ast.Name(id=name):
+            return values[name]
+        case ast.UnaryOp(op=op, operand=operand):
+            inner = _evaluate(operand, values)
+            return -inner if isinstance(op, ast.USub) else inner
+        case ast.Call(func=ast.Name(id=name), args=[argument]):
+            return _FUNCTIONS[name](_evaluate(argument, values))
+        case ast.BinOp(left=left, op=op, right=right):
+            a, b = _evaluate(left, values), _evaluate(right, values)
+            match op:
+                case ast.Add():
+                    return a + b
+                case ast.Sub():
+                    return a - b
+                case ast.Mult():
+                    return a * b
+                case ast.Div():
+                    return np.divide(a, b)
+            return np.power(a, b)
+    raise AssertionError(ast.dump(node))  # _tree lets nothing else through
+
+
+# ---------------------------------------------------------------- expansion into monomials
+
+
+@dataclass(frozen=True)
+class _Monomial:
+    number: float
+    powers: Mapping[str, Affine]  # keyed by parameter name or by the text of a base
+
+    def __mul__(self, other: _Monomial) -> _Monomial:
+        powers = dict(self.powers)
+        for base, power in other.powers.items():
+            powers[base] = powers[base] + power if base in powers else power
+        return _Monomial(
+            self.number * other.number,
+            {b: p for b, p in powers.items() if p != Affine()},
+        )
+
+    def __pow__(self, power: Affine) -> _Monomial:
+        powers = {b: p.times(power) for b, p in self.powers.items()}
+        if not power.weights:
+            if self.number < 0 and power.constant != round(power.constant):
+                raise NotMonomial(f"a negative number, {self.number:g}, cannot take that power")
+            if self.number == 0 and power.constant < 0:
+                raise LawError("the formula divides by zero")
+            return _Monomial(self.number**power.constant, powers)
+        if self.number <= 0:
+            raise NotMonomial(f"{self.number:g} cannot take an unknown power")
+        if self.number != 1:
+            base = repr(self.number)
+            powers[base] = powers[base] + power if base in powers else power
+        return _Monomial(1.0, powers)
+
+
+def _expand(node: ast.expr, parameters: set[str]) -> list[_Monomial]:
+    own = [n.id for n in _names(node)]
+    if not own:
+        value = float(_evaluate(node, {}))
+        if not math.isfinite(value):
+            raise LawError(f"{ast.unparse(node)} is not a finite number")
+        return [_Monomial(value, {})]
+    if not parameters.intersection(own):
+        return [_Monomial(1.0, {ast.unparse(node).replace("**", "^"): Affine(1.0)})]
+    match node:
+        case ast.Name(id=name):
+            return [_Monomial(1.0, {name: Affine(1.0)})]
+        case ast.UnaryOp(op=op, operand=operand):
+            sign = -1.0 if isinstance(op, ast.USub) else 1.0
+            return [_Monomial(sign * m.number, m.powers) for m in _expand(operand, parameters)]
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return _expand(left, parameters) + _expand(right, parameters)
+        case ast.BinOp(left=left, op=ast.Sub(), right=right):
+            minus = [_Monomial(-m.number, m.powers) for m in _expand(right, parameters)]
+            return _expand(left, parameters) + minus
+        case ast.BinOp(left=left, op=ast.Mult(), right=right):
+            b = _expand(right, parameters)
+            return [x * y for x in _expand(left, parameters) for y in b]
+        case ast.BinOp(left=left, op=ast.Div(), right=right):
+            below = _expand(right, parameters)
+            if len(below) > 1:
+                raise NotMonomial(f"a sum, {_text(right)}, divides")
+            return [x * below[0] ** Affine(-1.0) for x in _expand(left, parameters)]
+        case ast.BinOp(left=left, op=ast.Pow(), right=right):
+            power = _affine(right, parameters)
+            inner = _expand(left, parameters)
+            if len(inner) == 1:
+                return [inner[0] ** power]
+            if power in (Affine(2.0), Affine(3.0)):
+                product = inner
+                for _ in range(int(power.constant) - 1):
+                    product = [x * y for x in product for y in inner]
+                return product
+            raise NotMonomial(f"a sum with parameters, {_text(left)}, is raised to a power")
+    raise NotMonomial(f"{_text(node)} has parameters inside exp or log")
+
+
+def _affine(node: ast.expr, parameters: set[str]) -> Affine:
+    total = Affine()
+    for m in _expand(node, parameters):
+        linear = all(b in parameters and p == Affine(1.0) for b, p in m.powers.items())
+        if not linear or len(m.powers) > 1:
+            raise NotMonomial(f"the power {_text(node)} is not a plain sum of exponents")
+        weights = {b: m.number for b in m.powers}
+        total += Affine.of(0.0 if weights else m.number, weights)
+    return total
+
+
+def _text(node: ast.expr) -> str:
+    return ast.unparse(node).replace("**", "^")
+
+
+def _collect(monomials: list[_Monomial], parameters: set[str]) -> tuple[Term, ...]:
+    merged: dict[tuple[tuple[str, Affine], ...], float] = {}
+    for m in monomials:
+        key = tuple(sorted(m.powers.items(), key=lambda item: item[0]))
+        merged[key] = merged.get(key, 0.0) + m.number
+    terms = []
+    for powers, number in merged.items():
+        scales = [(b, p) for b, p in powers if b in parameters]
+        rest = tuple((b, p) for b, p in powers if b not in parameters)
+        if number == 0:
+            continue
+        if len(scales) > 1:
+            names = " and ".join(b for b, _ in scales)
+            raise NotMonomial(f"{names} multiply each other: only their product can be fitted")
+        coefficient, scale = scales[0] if scales else (None, Affine())
+        terms.append(Term(number, coefficient, scale, rest))
+    exponents = {e for t in terms for e in t.exponents} | {
+        e for t in terms for e, _ in t.scale.weights
+    }
+    for t in terms:
+        if t.coefficient in exponents:
+            raise NotMonomial(f"{t.coefficient} is both an exponent and a coefficient")
+        other = {u.scale for u in terms if u.coefficient == t.coefficient}
+        if t.coefficient and len(other) > 1:
+            raise NotMonomial(f"{t.coefficient} enters with two different powers")
+        if t.coefficient and not t.scale.weights and t.scale.constant == 0:
+            raise NotMonomial(f"{t.coefficient} cancels out")
+    lost = exponents - {e for t in terms for e in t.exponents}
+    if lost:
+        raise NotMonomial(f"{', '.join(sorted(lost))} is the power of no input")
+    return tuple(terms)
+
+
+# ---------------------------------------------------------------- LaTeX
+
+_SYMBOLS = {
+    "params": "N_0",
+    "tokens": "D",
+    "pruning_rate": r"\rho",
+    "base_loss": "L_0",
+    "avg_params": r"\bar{N}",
+    "active_params": "N",
+}
+_GREEK = {"alpha", "beta", "gamma", "delta", "epsilon", "kappa", "lambda", "mu", "nu", "rho"}
+_GREEK |= {"sigma", "tau", "theta", "eta", "zeta", "omega", "phi", "psi", "chi", "xi"}
+
+
+def latex_symbol(name: str) -> str:
+    """A column's or parameter's name in LaTeX."""
+    if name in _SYMBOLS:
+        return _SYMBOLS[name]
+    head, _, tail = name.partition("_")
+    head = f"\\{head}" if head in _GREEK else head if len(head) == 1 else rf"\mathrm{{{head}}}"
+    if not tail:
+        return head
+    tail = tail.replace("_", r"\_")
+    return f"{head}_{tail}" if len(tail) == 1 else rf"{head}_{{\mathrm{{{tail}}}}}"
+
+
+def _latex(node: ast.expr) -> tuple[str, int]:
+    """LaTeX and its binding strength: 1 a sum, 2 a product, 3 an atom."""
+
+    def bound(child: ast.expr, strength: int) -> str:
+        text, own = _latex(child)
+        return text if own >= strength else rf"\left({text}\right)"
+
+    match node:
+        case ast.Constant(value=value):
+            return f"{value:g}", 3
+        case ast.Name(id=name):
+            return latex_symbol(name), 3
+        case ast.UnaryOp(op=op, operand=operand):
+            return ("-" if isinstance(op, ast.USub) else "") + bound(operand, 2), 1
+        case ast.Call(func=ast.Name(id=name), args=[argument]):
+            return rf"\{name}\left({_latex(argument)[0]}\right)", 3
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return f"{bound(left, 1)} + {bound(right, 1)}", 1
+        case ast.BinOp(left=left, op=ast.Sub(), right=right):
+            return f"{bound(left, 1)} - {bound(right, 2)}", 1
+        case ast.BinOp(left=left, op=ast.Mult(), right=right):
+            return rf"{bound(left, 2)} \, {bound(right, 2)}", 2
+        case ast.BinOp(left=left, op=ast.Div(), right=right):
+            return rf"\frac{{{_latex(left)[0]}}}{{{_latex(right)[0]}}}", 3
+        case ast.BinOp(left=left, op=ast.Pow(), right=right):
+            plain = isinstance(left, ast.Name)
+            base = _latex(left)[0] if plain else rf"\left({_latex(left)[0]}\right)"
+            return f"{base}^{{{_latex(right)[0]}}}", 3
+    raise AssertionError(ast.dump(node))
+
+
+# ---------------------------------------------------------------- the table of laws
+
+
+def _law(name: str, formula: str, description: str) -> Law:
+    return Law.parse(formula, name=name, description=description)
+
+
+#: The laws that come with p2fit, by name.
+LAWS: dict[str, Law] = {
+    law.name: law
+    for law in (
+        _law(
+            "p2",
+            "base_loss + pruning_rate^-gamma * params^-delta"
+            " * (N_C/params^alpha + D_C/tokens^beta + E)",
+            "The P² law: loss along post-training after pruning. params is N₀, the size before "
+            "pruning; base_loss is L₀, the unpruned model's loss. The published form, "
+            "(1/ρ)^γ (1/N₀)^δ (N_C/N₀^α + D_C/D^β + E), is known from digests; the signs of γ "
+            "and δ are not, so both take either sign. Source: Chen et al. 2025 (ACL), "
+            "arXiv 2411.10272.",
+        ),
+        _law(
+            "p2-no-size",
+            "base_loss + pruning_rate^-gamma * (N_C/params^alpha + D_C/tokens^beta + E)",
+            "The P² law without its common size factor: for data where δ cannot be told from α. "
+            "Source: after Chen et al. 2025, arXiv 2411.10272.",
+        ),
+        _law(
+            "chinchilla",
+            "E + A/params^alpha + B/tokens^beta",
+            "Loss of a dense model of params parameters trained on tokens tokens. "
+            "Source: Hoffmann et al. 2022, approach 3, arXiv 2203.15556.",
+        ),
+        _law(
+            "average-params",
+            "E + A/avg_params^alpha + B/tokens^beta",
+            "Sparse pre-training, in the average parameter count over the tokens seen; dense "
+            "runs are the case of a constant count. Source: Jin et al. 2025 (ICLR), "
+            "arXiv 2501.12486.",
+        ),
+        _law(
+            "chinchilla-pruned",
+            "E + A/(params*(1 - pruning_rate))^alpha + B/tokens^beta",
+            "The Chinchilla law in the parameters that are left after pruning. "
+            "Source: after Hoffmann et al. 2022, arXiv 2203.15556.",
+        ),
+        _law(
+            "frantar",
+            "(a_S*(1 - pruning_rate)^b_S + c_S)/(params*(1 - pruning_rate))^b_N"
+            " + (a_D/tokens)^b_D + c",
+            "Sparse training: params is the dense size, pruning_rate the final sparsity. "
+            "Source: Frantar et al. 2023, equation 1, arXiv 2309.08520.",
+        ),
+        _law(
+            "kaplan-n",
+            "(N_c/params)^alpha_N",
+            "Loss at convergence, in the parameter count alone. "
+            "Source: Kaplan et al. 2020, equation 1.1, arXiv 2001.08361.",
+        ),
+        _law(
+            "kaplan-d",
+            "(D_c/tokens)^alpha_D",
+            "Loss of a large model with early stopping, in the tokens alone. "
+            "Source: Kaplan et al. 2020, equation 1.2, arXiv 2001.08361.",
+        ),
+    )
+}
+
+
+def get_law(law: str | Law, columns: Collection[str] = COLUMNS) -> Law:
+    """A law by name, or a user's own from its formula.
+
+    Raises:
+        LawError: neither a known name nor a formula.
+    """
+    if isinstance(law, Law):
+        return law
+    if law in LAWS:
+        return LAWS[law]
+    if law.replace("-", "").replace("_", "").isalnum():
+        raise LawError(f"no law is called {law}; there are {', '.join(LAWS)}, or give a formula")
+    return Law.parse(law, columns=[*COLUMNS, *columns])

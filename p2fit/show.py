@@ -1,0 +1,167 @@
+"""A fit as text, for the terminal, and as HTML, for notebooks."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import Any
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from p2fit.fit import Estimate, Fit, needs
+from p2fit.laws import Law
+
+WIDTH = 100
+_HEADS = ("parameter", "estimate", "std. error", "95 % interval", "")
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number to four digits, in powers of ten where it is large or small."""
+    return "—" if value is None else f"{value:.{digits}g}"
+
+
+def text(what: Any) -> str:
+    """Anything rich prints, as text without colour, ``WIDTH`` columns wide."""
+    out = io.StringIO()
+    console = Console(
+        file=out, width=WIDTH, color_system=None, emoji=False, markup=False, highlight=False
+    )
+    console.print(what)
+    return "".join(line.rstrip() + "\n" for line in out.getvalue().splitlines())
+
+
+def law_table(laws: Sequence[Law]) -> Table:
+    """The laws side by side: name, formula, columns and parameters."""
+    table = Table(box=None, padding=(0, 2, 1, 0), header_style="bold", show_edge=False)
+    table.add_column("law", no_wrap=True)
+    for title in ("formula", "columns", "parameters"):
+        table.add_column(title, overflow="fold")
+    for law in laws:
+        columns = " ".join(law.inputs)
+        table.add_row(law.name, Text(law.formula), columns, " ".join(law.parameters))
+    return table
+
+
+def law_page(law: Law) -> Group:
+    """One law: what it says, its formula in plain text and LaTeX, what it needs."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    ranges = law.ranges
+    for name, value in (
+        ("law", law.name),
+        ("formula", law.formula),
+        ("LaTeX", law.latex()),
+        ("columns", ", ".join(needs(law))),
+        ("coefficients", f"{', '.join(law.coefficients)} (at least 0)"),
+        (
+            "exponents",
+            ", ".join(f"{e} ({ranges[e][0]:g} to {ranges[e][1]:g})" for e in law.exponents),
+        ),
+    ):
+        grid.add_row(name, Text(value))
+    return Group(grid, Text(), Text(law.description)) if law.description else Group(grid)
+
+
+def renderable(fit: Fit) -> Group:
+    """What rich prints."""
+    head = Table.grid(padding=(0, 2))
+    head.add_column(style="dim", no_wrap=True)
+    head.add_column(overflow="fold")
+    for name, text in _facts(fit):
+        head.add_row(name, Text(text))
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
+    for i, title in enumerate(_HEADS):
+        table.add_column(title, justify="right" if i in (1, 2) else "left", no_wrap=True)
+    for name, p in fit.parameters.items():
+        table.add_row(name, *_cells(p))
+    parts: list[Any] = [head, Text(), table]
+    if fit.warnings:
+        parts.append(Text())
+        parts += [Text.assemble(("warning: ", "yellow"), w) for w in fit.warnings]
+    return Group(*parts)
+
+
+def html(fit: Fit) -> str:
+    """A fragment of HTML for a notebook."""
+    facts = "".join(
+        f"<tr><th style='text-align:left'>{escape(n)}</th>"
+        f"<td style='text-align:left'>{escape(t)}</td></tr>"
+        for n, t in _facts(fit)
+    )
+    heads = "".join(f"<th>{escape(h)}</th>" for h in _HEADS)
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{escape(c)}</td>" for c in (n, *_cells(p))) + "</tr>"
+        for n, p in fit.parameters.items()
+    )
+    warnings = "".join(f"<li>{escape(w)}</li>" for w in fit.warnings)
+    return (
+        f"<table>{facts}</table><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+        + (f"<p>Warnings</p><ul>{warnings}</ul>" if warnings else "")
+    )
+
+
+def _cells(p: Estimate) -> tuple[str, str, str, str]:
+    if p.fixed:
+        return number(p.estimate), "", "", "fixed"
+    note = f"= {p.tied}" if p.tied else "" if p.identified else "not determined"
+    if p.at_bound and p.identified:
+        note = "at its bound"
+    interval = "—"
+    if p.interval is not None:
+        low, high = ("open" if end is None else number(end) for end in p.interval)
+        interval = f"{low} to {high}"
+    elif not p.identified:
+        interval = "open"
+    return number(p.estimate), number(p.stderr, 3), interval, note
+
+
+def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
+    data, options, m = fit.data, fit.options, fit.metrics
+    if fit.group:
+        yield "group", ", ".join(f"{k} = {v}" for k, v in fit.group.items())
+    yield "law", f"{fit.law.name}: {fit.law.formula}"
+    if data["chosen"]:
+        yield "", f"chosen because {data['chosen']}"
+    rows = f"{data['used']} of {data['rows']} rows, {data['runs']} run{'s' * (data['runs'] != 1)}"
+    yield "data", f"{data['source']}: {rows}"
+    for reason, count in data["excluded"].items():
+        yield "", f"left out {count}: {reason}"
+    for target, name in data["columns"].items():
+        yield "", f"{target} taken from {name}"
+    delta = f" (delta {options['delta']:g})" if options["loss"] == "huber" else ""
+    yield "method", f"least squares: {options['loss']} loss{delta} of {options['residual']} residuals"
+    if options["weights"] == "runs":
+        yield "", "every run has the same weight"
+    elif options["weights"] == "stderr":
+        tau = number(options["tau"])
+        yield "", f"weights 1/(s² + τ²), s from loss_stderr, τ = {tau} of the {options['residual']}"
+    tried, agreed = fit.starts["tried"], fit.starts["agreed"]
+    yield "objective", f"{number(fit.objective)} (sum), {agreed} of {tried} starts agree"
+    scores = []
+    if m["r2_excess"] is not None:
+        scores.append(f"R² {number(m['r2_excess'])} of the loss above base_loss")  # type: ignore[arg-type]
+    elif m["r2"] is not None:
+        scores.append(f"R² {number(m['r2'])}")  # type: ignore[arg-type]
+    scores.append(f"RMSE {number(m['rmse'])} nats")  # type: ignore[arg-type]
+    scores.append(f"MAPE {100 * float(m['mape'] or 0):.3g} %")
+    yield "fit", ", ".join(scores)
+    scores = [f"mean Huber {number(m['huber'])}"]  # type: ignore[arg-type]
+    if m["asd"] is not None:
+        scores.append(f"ASD {number(m['asd'])} {m['asd_unit']}")  # type: ignore[arg-type]
+    yield "", ", ".join(scores)
+    found = fit.identification
+    condition = "not finite" if found["condition"] is None else f"{found['condition']:.2g}"
+    yield (
+        "determined",
+        f"{found['rank']} of {found['parameters']} directions, condition number {condition}",
+    )
+    if fit.covariance is not None:
+        c = fit.covariance
+        yield "intervals", f"leave-one-{c['unit']}-out jackknife over {c['clusters']}, Student's t"
+    for share, values in fit.sensitivity.items():
+        moved = ", ".join(f"{e} {number(v, 3)}" for e, v in values.items())
+        yield ("sensitivity" if share == "10%" else ""), f"without each run's first {share}: {moved}"
