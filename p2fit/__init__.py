@@ -8,8 +8,9 @@
 __version__ = "0.1.0"
 
 from p2fit.curves import Curves, CurvesError, read_curves
-from p2fit.fit import Estimate, Fit, FitError, fit, fit_each, load
+from p2fit.fit import Estimate, Fit, fit, fit_each, load
 from p2fit.laws import LAWS, Law, LawError, get_law
+from p2fit.rows import FitError, check
 
 __all__ = [
     "LAWS",
@@ -20,6 +21,7 @@ __all__ = [
     "FitError",
     "Law",
     "LawError",
+    "check",
     "fit",
     "fit_each",
     "get_law",

@@ -17,7 +17,7 @@ from p2fit import __version__
 _SUFFIX = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 
 
-class Count(click.ParamType):
+class Count(click.ParamType[float]):
     """A number that may end in K, M, B or T: ``8B``, ``350M``, ``20e9``."""
 
     name = "number"
@@ -32,7 +32,7 @@ class Count(click.ParamType):
             self.fail(f"{value!r} is not a number (8B, 350M, 20e9)", param, ctx)
 
 
-class Share(click.ParamType):
+class Share(click.ParamType[float]):
     """A share: ``10%`` or ``0.1``."""
 
     name = "share"
@@ -50,7 +50,7 @@ class Share(click.ParamType):
         return share
 
 
-class Pair(click.ParamType):
+class Pair(click.ParamType[tuple[str, Any]]):
     """``name=value``; with ``number``, the value is a :class:`Count`."""
 
     def __init__(self, kind: str, number: bool = False) -> None:
@@ -77,8 +77,8 @@ def _errors(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
         from p2fit.curves import CurvesError
-        from p2fit.fit import FitError
         from p2fit.laws import LawError
+        from p2fit.rows import FitError
 
         try:
             command(*args, **kwargs)
@@ -148,7 +148,9 @@ def main() -> None:
     "Chosen from the columns by default.",
 )
 @_column
-@click.option("--where", metavar="SQL", help="Rows to use, e.g. \"kept == 1 and method = 'depth'\".")
+@click.option(
+    "--where", metavar="SQL", help="Rows to use, e.g. \"kept == 1 and method = 'depth'\"."
+)
 @click.option(
     "--by",
     callback=_names,
@@ -242,9 +244,7 @@ def fit(
     from p2fit.fit import fit_each, to_json, write_text
 
     with _working(f"fitting {curves}"):
-        fits = fit_each(
-            curves, columns=dict(column), fix=dict(fix), tie=dict(tie), **options
-        )
+        fits = fit_each(curves, columns=dict(column), fix=dict(fix), tie=dict(tie), **options)
     if output:
         write_text(output, to_json(fits))
     if as_json:
@@ -262,16 +262,14 @@ def fit(
 @_column
 @_as_json
 @_errors
-def check(
-    curves: str, law: str | None, column: tuple[tuple[str, str], ...], as_json: bool
-) -> None:
+def check(curves: str, law: str | None, column: tuple[tuple[str, str], ...], as_json: bool) -> None:
     """Check a file of loss curves and list every fault.
 
     \b
     Example:
       p2fit check curves.csv --law p2
     """
-    from p2fit.fit import check as check_curves
+    from p2fit.rows import check as check_curves
 
     found = check_curves(curves, law, columns=dict(column))
     if as_json:
@@ -294,8 +292,8 @@ def laws(name: str | None, as_json: bool) -> None:
       p2fit laws
       p2fit laws p2
     """
-    from p2fit.fit import needs
     from p2fit.laws import LAWS, get_law
+    from p2fit.rows import needs
 
     chosen = [get_law(name)] if name else list(LAWS.values())
     facts = [

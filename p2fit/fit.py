@@ -12,38 +12,39 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
 from p2fit import __version__, metrics
-from p2fit.curves import REQUIRED, Curves, from_frame, read_curves
+from p2fit.curves import Curves
 from p2fit.identify import Identification, identify, join
-from p2fit.laws import LAWS, Array, Law, LawError, NotMonomial, get_law
-from p2fit.least_squares import Problem, Residual, Solution, build, minimise, residuals, settle, solve
+from p2fit.laws import LAWS, Array, Law, LawError, NotMonomialError
+from p2fit.least_squares import (
+    Problem,
+    Residual,
+    Solution,
+    build,
+    minimise,
+    residuals,
+    settle,
+    solve,
+)
 from p2fit.least_squares import loss as fitted_loss
+from p2fit.rows import GROUPS, FitError, Source, open_curves, select, split_groups
 from p2fit.uncertainty import Covariance, covariance
 
 Loss = Literal["huber", "squared"]
 Weights = Literal["rows", "runs", "stderr"]
-Source = Curves | str | Path | BinaryIO | pl.DataFrame | Mapping[str, Sequence[Any]]
-
-#: Columns that a law of post-training after pruning never pools silently.
-GROUPS = ("family", "method")
 _SHARES = (0.1, 0.2)  # of each run's tokens, dropped to see whether the exponents stay put
-
-
-class FitError(ValueError):
-    """A fit that cannot be done; the message says what to change."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,8 @@ class Fit:
         for f in fields(self):
             if f.name not in ("law", "backend", "group", "parameters", "version"):
                 document[f.name] = getattr(self, f.name)
-        return _plain(document)
+        found: dict[str, Any] = _plain(document)
+        return found
 
     @staticmethod
     def from_dict(document: Mapping[str, Any]) -> Fit:
@@ -254,204 +256,6 @@ def _plain(value: Any) -> Any:
     return value
 
 
-# ---------------------------------------------------------------- choosing what goes in
-
-
-def choose_law(columns: Collection[str]) -> tuple[Law, str]:
-    """The law that a file's columns call for, and why.
-
-    Raises:
-        FitError: no law fits these columns.
-    """
-    if {"pruning_rate", "base_loss"} <= set(columns):
-        name, why = "p2", "the file has pruning_rate and base_loss"
-    elif {"avg_params", "active_params"} & set(columns):
-        has = "avg_params" if "avg_params" in columns else "active_params"
-        name, why = "average-params", f"the file has {has}"
-    else:
-        name, why = "chinchilla", "the file has neither pruning_rate and base_loss nor avg_params"
-    law = LAWS[name]
-    if not set(needs(law)) <= set(columns) | ({"avg_params"} & set(law.inputs)):
-        raise FitError(_lacks(law, columns))
-    return law, why
-
-
-def needs(law: Law) -> tuple[str, ...]:
-    """Columns that a file must have for a law: a user's own needs what its formula names."""
-    base = REQUIRED if law.name in LAWS else ("run", "loss")
-    return tuple(dict.fromkeys((*base, *law.inputs)))
-
-
-def servable(columns: Collection[str]) -> list[str]:
-    """Names of the laws whose columns are all there."""
-    have = set(columns) | ({"avg_params"} if "active_params" in columns else set())
-    return [name for name, law in LAWS.items() if set(needs(law)) <= have]
-
-
-def _lacks(law: Law, columns: Collection[str]) -> str:
-    have = set(columns) | ({"avg_params"} if "active_params" in columns else set())
-    missing = [n for n in needs(law) if n not in have]
-    can = servable(columns)
-    serves = f"this file can serve {', '.join(can)}" if can else "this file can serve no law here"
-    return (
-        f"{law.name} needs {join(tuple(missing))}, which the file lacks; {serves} "
-        "(name other columns with --column, e.g. --column loss=val_loss)"
-    )
-
-
-def open_curves(
-    source: Source,
-    law: str | Law | None = None,
-    columns: Mapping[str, str] | None = None,
-) -> tuple[Curves, Law, str]:
-    """Read curves and settle on a law: the curves, the law, and why that one.
-
-    Raises:
-        CurvesError: faults in the file.
-        FitError: the file lacks columns that the law needs.
-        LawError: no such law, or a formula with a fault.
-    """
-    columns = dict(columns or {})
-    if isinstance(source, Curves):
-        curves = source
-
-        def again(**wanted: Any) -> Curves:
-            return from_frame(source.frame, **wanted)
-
-    elif isinstance(source, pl.DataFrame | Mapping):
-        curves = from_frame(source, columns=columns, needs=("run", "loss"))
-
-        def again(**wanted: Any) -> Curves:
-            return from_frame(source, columns=columns, **wanted)
-
-    else:
-        if source == "-":
-            source = _Stdin()
-        curves = read_curves(source, columns=columns, needs=("run", "loss"))
-        if hasattr(source, "seek"):
-            source.seek(0)
-
-        def again(**wanted: Any) -> Curves:
-            return read_curves(source, columns=columns, **wanted)
-
-    names = curves.frame.columns
-    why = ""
-    if law is None:
-        chosen, why = choose_law(names)
-    else:
-        chosen = get_law(law, names)
-    wanted = needs(chosen)
-    derived = {"avg_params"} if "active_params" in names else set()
-    if not set(wanted) <= set(names) | derived:
-        raise FitError(f"{curves.source}: {_lacks(chosen, names)}")
-    schema = curves.frame.schema
-    usable = all(n in schema and not curves.frame[n].null_count() for n in wanted)
-    if not usable or any(schema[n] != pl.Float64 for n in chosen.inputs):
-        # Read again with the law's own needs: it names the lines of what is missing.
-        curves = again(needs=wanted, numeric=chosen.inputs)
-    return curves, chosen, why
-
-
-def check(
-    source: Source, law: str | Law | None = None, *, columns: Mapping[str, str] | None = None
-) -> dict[str, Any]:
-    """Check loss curves, against the needs of a law if one is named.
-
-    Returns:
-        ``source``, ``sha256``, ``rows``, ``runs``, ``columns`` and the ``laws`` that they serve.
-
-    Raises:
-        CurvesError, FitError, LawError: every fault.
-    """
-    if law is None:
-        if isinstance(source, pl.DataFrame | Mapping):
-            curves = from_frame(source, columns=columns or {})
-        elif isinstance(source, Curves):
-            curves = source
-        else:
-            curves = read_curves(source, columns=columns or {})
-    else:
-        curves, _, _ = open_curves(source, law, columns)
-    frame = curves.frame
-    filled = [c for c in frame.columns if not frame[c].null_count()]
-    return {
-        "source": curves.source,
-        "sha256": curves.sha256,
-        "rows": frame.height,
-        "runs": frame["run"].n_unique(),
-        "columns": frame.columns,
-        "laws": servable(filled),
-    }
-
-
-class _Stdin(io.BytesIO):
-    """Standard input that can be read twice."""
-
-    name = "<stdin>"
-
-    def __init__(self) -> None:
-        import sys
-
-        super().__init__(sys.stdin.buffer.read())
-
-
-@dataclass
-class _Rows:
-    """Rows on their way into a fit, and the account of those left out."""
-
-    frame: pl.DataFrame
-    excluded: dict[str, int] = field(default_factory=dict)
-
-    def keep(self, condition: pl.Expr, reason: str) -> None:
-        kept = self.frame.filter(condition)
-        if kept.height < self.frame.height:
-            self.excluded[reason] = self.frame.height - kept.height
-        self.frame = kept
-
-
-def where_expression(text: str, frame: pl.DataFrame) -> pl.Expr:
-    """A filter such as ``kept == 1`` or ``method = 'depth' and params > 1e9`` (SQL).
-
-    Raises:
-        FitError: it cannot be read, or does not fit the columns.
-    """
-    try:
-        expression = pl.sql_expr(text)
-        frame.head(1).filter(expression)
-    except pl.exceptions.PolarsError as error:
-        detail = str(error).splitlines()[0]
-        raise FitError(f"--where {text!r}: {detail}") from None
-    return expression
-
-
-def _select(curves: Curves, law: Law, options: Mapping[str, Any]) -> _Rows:
-    rows = _Rows(curves.frame)
-    names = curves.frame.columns
-    if options["where"]:
-        rows.keep(where_expression(options["where"], rows.frame), f"not {options['where']}")
-    if "tokens" in names:
-        rows.keep(pl.col("tokens") > 0, "tokens = 0 (the loss right after pruning)")
-    if "base_loss" in law.inputs and "pruning_rate" in law.inputs:
-        rows.keep(pl.col("pruning_rate") > 0, "pruning_rate = 0 (the base model)")
-    decayed = law.name in LAWS and "base_loss" not in law.inputs
-    if decayed and "final" in names and not options["include_undecayed"]:
-        rows.keep(
-            pl.col("final").fill_null(0) == 1,
-            "final = 0 (learning rate not decayed; --include-undecayed keeps them)",
-        )
-    if options["min_tokens"]:
-        rows.keep(pl.col("tokens") >= options["min_tokens"], f"tokens < {options['min_tokens']:g}")
-    if options["burn_in"]:
-        rows.keep(
-            pl.col("tokens") >= options["burn_in"] * pl.col("tokens").max().over("run"),
-            f"the first {options['burn_in']:.0%} of a run's tokens",
-        )
-    if not rows.frame.height:
-        account = "; ".join(f"{count}: {reason}" for reason, count in rows.excluded.items())
-        raise FitError(f"{curves.source}: no row is left to fit ({account})")
-    return rows
-
-
 # ---------------------------------------------------------------- fitting
 
 
@@ -496,7 +300,7 @@ def fit_each(
 
     Args:
         source: a CSV file (``-`` for standard input), a table, or :class:`Curves`.
-        law: a name from :data:`LAWS`, a formula, or a :class:`Law`; chosen from the columns if None.
+        law: a name from :data:`LAWS`, a formula, or a :class:`Law`; None: by the columns.
         columns: column -> its name in the file, e.g. ``{"loss": "loss_pile"}``.
         where: rows to use, e.g. ``"kept == 1"``.
         by: columns to split by; for laws of post-training after pruning ``family`` and ``method``
@@ -520,18 +324,18 @@ def fit_each(
     Raises:
         CurvesError, FitError, LawError: what is wrong with the file, the request, the law.
     """
-    options = dict(
-        where=where,
-        residual=residual,
-        loss=loss,
-        delta=delta,
-        weights=weights,
-        cluster=cluster,
-        min_tokens=min_tokens,
-        burn_in=burn_in,
-        include_undecayed=include_undecayed,
-        seed=seed,
-    )
+    options = {
+        "where": where,
+        "residual": residual,
+        "loss": loss,
+        "delta": delta,
+        "weights": weights,
+        "cluster": cluster,
+        "min_tokens": min_tokens,
+        "burn_in": burn_in,
+        "include_undecayed": include_undecayed,
+        "seed": seed,
+    }
     _check_options(options)
     curves, chosen, why = open_curves(source, law, columns)
     try:
@@ -548,9 +352,9 @@ def fit_each(
         by = [c for c in GROUPS if c in names] if split else []
     elif pool and by:
         raise FitError("by and pool contradict each other: give one")
-    rows = _select(curves, chosen, options)
+    rows = select(curves, chosen, options)
     fits = []
-    for values, frame in _split(rows.frame, by):
+    for values, frame in split_groups(rows.frame, by):
         group = dict(zip(by, values))
         try:
             fits.append(_fit_group(frame, curves, chosen, why, group, rows.excluded, options))
@@ -561,7 +365,7 @@ def fit_each(
 
 
 def _not_yet(error: LawError) -> str:
-    if isinstance(error, NotMonomial):
+    if isinstance(error, NotMonomialError):
         return f"not yet: p2fit fits sums of monomials so far, and here {error}"
     return str(error)
 
@@ -580,18 +384,6 @@ def _check_options(options: Mapping[str, Any]) -> None:
         raise FitError(f"burn_in is {options['burn_in']}: use a share in [0, 1)")
     if not options["min_tokens"] >= 0:
         raise FitError(f"min_tokens is {options['min_tokens']}: use a count")
-
-
-def _split(frame: pl.DataFrame, by: Sequence[str]) -> list[tuple[tuple[str, ...], pl.DataFrame]]:
-    if not by:
-        return [((), frame)]
-    found = frame.partition_by(list(by), as_dict=True, include_key=True, maintain_order=True)
-    named = [(tuple("" if v is None else _name(v) for v in key), f) for key, f in found.items()]
-    return sorted(named, key=lambda item: item[0])
-
-
-def _name(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _fit_group(
@@ -621,7 +413,7 @@ def _fit_group(
         solution = settle(problem, solution)
         found = identify(problem, solution.z, columns)
     spread = covariance(problem, solution.z, clusters, found)
-    r, scores = _score(problem, solution.z, frame, options)
+    scores = _score(problem, solution.z, frame, options)
     warnings = _warn(problem, solution, found, spread, frame, columns, unit)
     return Fit(
         law=law,
@@ -644,8 +436,8 @@ def _fit_group(
         covariance=None
         if spread is None
         else {
-            "names": list(spread.names),
-            "matrix": spread.matrix.tolist(),
+            "names": list(problem.names),
+            "matrix": spread.natural().tolist(),
             "clusters": spread.clusters,
             "unit": unit,
             "critical": spread.critical,
@@ -713,7 +505,7 @@ def _tau(problem: Problem, s: Array, seed: int) -> float:
 
 def _score(
     problem: Problem, z: Array, frame: pl.DataFrame, options: Mapping[str, Any]
-) -> tuple[Array, dict[str, float | str | None]]:
+) -> dict[str, float | str | None]:
     fitted, y = fitted_loss(problem, z[None])[0], problem.y
     r = residuals(problem, z)
     known = bool(np.any(problem.offset != 0))
@@ -732,39 +524,25 @@ def _score(
         "asd": slope,
         "asd_unit": metrics.ASD_UNIT,
     }
-    return r, scores
+    return scores
 
 
 def _estimates(
     problem: Problem, z: Array, found: Identification, spread: Covariance | None
 ) -> dict[str, Estimate]:
-    law, k = problem.law, problem.coefficients
+    law = problem.law
     values = {n: float(v) for n, v in problem.natural(z).items()}
     result: dict[str, Estimate] = {}
     for i, name in enumerate(problem.names):
-        value = values[name]
-        low, high = problem.lower[i], problem.upper[i]
-        at_bound = bool(z[i] <= low or z[i] >= high)
         stderr, interval = None, None
-        if spread is not None and name not in found.names and not (i < k and at_bound):
-            error = math.sqrt(max(spread.matrix[i, i], 0.0))
-            reach = spread.critical * error
-            if i < k:
-                stderr = value * error
-                with np.errstate(over="ignore"):
-                    ends = value * np.exp([-reach, reach])
-                # The log never reaches 0; a term that could be 0 at the data has no lower end.
-                zero = spread.critical * spread.log_size[i] >= 1
-                interval = (None if zero else _end(ends[0]), _end(ends[1]))
-            else:
-                stderr = error
-                interval = (
-                    _end(value - reach) if value - reach > low else None,
-                    _end(value + reach) if value + reach < high else None,
-                )
+        if spread is not None and name not in found.names:
+            stderr, low, high = spread.interval(i)
+            interval = (_end(low), _end(high))
+            stderr = None if interval == (None, None) else stderr
+        at_bound = bool(z[i] <= problem.lower[i] or z[i] >= problem.upper[i])
         result[name] = Estimate(
-            estimate=_end(value),
-            stderr=None if stderr is None else _end(stderr),
+            estimate=_end(values[name]),
+            stderr=None if at_bound else _end(stderr),
             interval=interval,
             identified=name not in found.names,
             at_bound=at_bound,
@@ -776,8 +554,8 @@ def _estimates(
     return {n: result[n] for n in law.parameters}
 
 
-def _end(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
+def _end(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _sensitivity(

@@ -123,12 +123,14 @@ def _decompose(problem: Problem, z: Array) -> tuple[Array, Array, Array]:
         triangles.append(np.linalg.qr((jac * np.sqrt(part.weights)).T, mode="r"))
     triangle = np.concatenate(triangles)
     norms = np.linalg.norm(triangle, axis=0)
-    # A column of rounding errors is a column of zeros.
-    size = np.where(np.arange(len(z)) < problem.coefficients, np.maximum(np.abs(z), 1e-300), 1.0)
-    norms = np.where(norms * size > 1e-11 * (norms * size).max(), norms, 0.0)
-    norms = np.where(np.arange(len(z)) < problem.coefficients, np.linalg.norm(triangle, axis=0), norms)
+    # An exponent's column of rounding errors is a column of zeros.
+    k = problem.coefficients
+    size = np.concatenate([np.abs(z[:k]), np.ones(len(z) - k)])
+    idle = norms * size <= 1e-11 * (norms * size).max()
+    norms[k:][idle[k:]] = 0.0
     moving = norms > 0
-    _, singular, directions = np.linalg.svd(triangle[:, moving] / norms[moving], full_matrices=True)
+    scaled = triangle[:, moving] / norms[moving]
+    _, singular, directions = np.linalg.svd(scaled, full_matrices=True)
     singular = np.concatenate([singular, np.zeros(int(moving.sum()) - len(singular))])
     return norms, singular, directions
 
@@ -221,7 +223,7 @@ def _structural_rank(problem: Problem, columns: Mapping[str, Array]) -> int:
     k = generic.coefficients
     z = np.concatenate([np.ones(k), 0.3 + 0.17 * np.arange(generic.exponents)])
     z[k:] = np.clip(z[k:], generic.lower[k:], generic.upper[k:])
-    norms, singular, _ = _decompose(generic, z)
+    _, singular, _ = _decompose(generic, z)
     return int(np.sum(singular > singular[0] / NULL)) if len(singular) else 0
 
 

@@ -16,8 +16,8 @@ coefficients enter linearly, and a monomial's derivative is itself times a logar
 >>> law = Law.parse("E + A/params^alpha", columns=["params"])
 >>> law.parameters, law.inputs
 (('E', 'A', 'alpha'), ('params',))
->>> [round(float(v), 6) for v in law.predict({"E": 1.5, "A": 400, "alpha": 0.5}, {"params": [1e4, 1e6]})]
-[5.5, 1.9]
+>>> law.predict({"E": 1.5, "A": 400, "alpha": 0.5}, {"params": [1e4, 1e6]})
+array([5.5, 1.9])
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class LawError(ValueError):
     """A formula that cannot be read, or a request that does not fit the law."""
 
 
-class NotMonomial(LawError):
+class NotMonomialError(LawError):
     """A formula that is valid but is not a sum of monomials (not fitted yet)."""
 
 
@@ -83,7 +83,7 @@ class Affine:
             return other.scaled(self.constant)
         if not other.weights:
             return self.scaled(other.constant)
-        raise NotMonomial("a power of a power has two unknown exponents")
+        raise NotMonomialError("a power of a power has two unknown exponents")
 
     def value(self, parameters: Mapping[str, Any]) -> Any:
         """The power at given exponents (scalars, or arrays of one shape)."""
@@ -201,7 +201,7 @@ class Law:
         """The monomials, with fixed values and ties put in.
 
         Raises:
-            NotMonomial: the formula is not a sum of monomials.
+            NotMonomialError: the formula is not a sum of monomials.
         """
         return _collect(_expand(self._restricted, set(self.parameters)), set(self.parameters))
 
@@ -229,7 +229,7 @@ class Law:
                     seen[base, weight] = seen.get((base, weight), 0) + 1
         shared = {e for e, seen in factors.items() if max(seen.values()) > 1}
         own = {e: EITHER_SIGN if e in shared else ONE_SIGN for e in factors}
-        found = {c: (0.0, math.inf) for c in self.coefficients}
+        found = dict.fromkeys(self.coefficients, (0.0, math.inf))
         for name in self.exponents:
             group = [name, *(a for a, b in self.tied.items() if b == name)]
             found[name] = max(own[g] for g in group if g in own)
@@ -237,7 +237,8 @@ class Law:
 
     @cached_property
     def _restricted(self) -> ast.expr:
-        return _Substitute(self.fixed, self.tied).visit(_tree(self.formula))
+        tree: ast.expr = _Substitute(self.fixed, self.tied).visit(_tree(self.formula))
+        return tree
 
     def full(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """All parameters, fixed and tied ones put in, from the free ones."""
@@ -245,7 +246,9 @@ class Law:
         values.update({a: values[b] for a, b in self.tied.items()})
         return {p: values[p] for p in self.parameters}
 
-    def predict(self, parameters: Mapping[str, ArrayLike], columns: Mapping[str, ArrayLike]) -> Array:
+    def predict(
+        self, parameters: Mapping[str, ArrayLike], columns: Mapping[str, ArrayLike]
+    ) -> Array:
         """The loss that the law gives, in nats per token.
 
         Args:
@@ -268,7 +271,9 @@ class Law:
 
     def latex(self) -> str:
         """The formula in LaTeX."""
-        return "L = " + _latex(_tree(self.formula))[0]
+        text = "L = " + _latex(_tree(self.formula))[0]
+        # Without pruning there is no "before": N rather than N_0.
+        return text if "pruning_rate" in self.inputs else text.replace("N_0", "N")
 
 
 def evaluate(expression: str, columns: Mapping[str, Array]) -> Array:
@@ -382,12 +387,14 @@ class _Monomial:
         powers = {b: p.times(power) for b, p in self.powers.items()}
         if not power.weights:
             if self.number < 0 and power.constant != round(power.constant):
-                raise NotMonomial(f"a negative number, {self.number:g}, cannot take that power")
+                raise NotMonomialError(
+                    f"a negative number, {self.number:g}, cannot take that power"
+                )
             if self.number == 0 and power.constant < 0:
                 raise LawError("the formula divides by zero")
             return _Monomial(self.number**power.constant, powers)
         if self.number <= 0:
-            raise NotMonomial(f"{self.number:g} cannot take an unknown power")
+            raise NotMonomialError(f"{self.number:g} cannot take an unknown power")
         if self.number != 1:
             base = repr(self.number)
             powers[base] = powers[base] + power if base in powers else power
@@ -420,7 +427,7 @@ def _expand(node: ast.expr, parameters: set[str]) -> list[_Monomial]:
         case ast.BinOp(left=left, op=ast.Div(), right=right):
             below = _expand(right, parameters)
             if len(below) > 1:
-                raise NotMonomial(f"a sum, {_text(right)}, divides")
+                raise NotMonomialError(f"a sum, {_text(right)}, divides")
             return [x * below[0] ** Affine(-1.0) for x in _expand(left, parameters)]
         case ast.BinOp(left=left, op=ast.Pow(), right=right):
             power = _affine(right, parameters)
@@ -432,8 +439,8 @@ def _expand(node: ast.expr, parameters: set[str]) -> list[_Monomial]:
                 for _ in range(int(power.constant) - 1):
                     product = [x * y for x in product for y in inner]
                 return product
-            raise NotMonomial(f"a sum with parameters, {_text(left)}, is raised to a power")
-    raise NotMonomial(f"{_text(node)} has parameters inside exp or log")
+            raise NotMonomialError(f"a sum with parameters, {_text(left)}, is raised to a power")
+    raise NotMonomialError(f"{_text(node)} has parameters inside exp or log")
 
 
 def _affine(node: ast.expr, parameters: set[str]) -> Affine:
@@ -441,8 +448,8 @@ def _affine(node: ast.expr, parameters: set[str]) -> Affine:
     for m in _expand(node, parameters):
         linear = all(b in parameters and p == Affine(1.0) for b, p in m.powers.items())
         if not linear or len(m.powers) > 1:
-            raise NotMonomial(f"the power {_text(node)} is not a plain sum of exponents")
-        weights = {b: m.number for b in m.powers}
+            raise NotMonomialError(f"the power {_text(node)} is not a plain sum of exponents")
+        weights = dict.fromkeys(m.powers, m.number)
         total += Affine.of(0.0 if weights else m.number, weights)
     return total
 
@@ -464,7 +471,7 @@ def _collect(monomials: list[_Monomial], parameters: set[str]) -> tuple[Term, ..
             continue
         if len(scales) > 1:
             names = " and ".join(b for b, _ in scales)
-            raise NotMonomial(f"{names} multiply each other: only their product can be fitted")
+            raise NotMonomialError(f"{names} multiply each other: only their product can be fitted")
         coefficient, scale = scales[0] if scales else (None, Affine())
         terms.append(Term(number, coefficient, scale, rest))
     exponents = {e for t in terms for e in t.exponents} | {
@@ -472,15 +479,15 @@ def _collect(monomials: list[_Monomial], parameters: set[str]) -> tuple[Term, ..
     }
     for t in terms:
         if t.coefficient in exponents:
-            raise NotMonomial(f"{t.coefficient} is both an exponent and a coefficient")
+            raise NotMonomialError(f"{t.coefficient} is both an exponent and a coefficient")
         other = {u.scale for u in terms if u.coefficient == t.coefficient}
         if t.coefficient and len(other) > 1:
-            raise NotMonomial(f"{t.coefficient} enters with two different powers")
+            raise NotMonomialError(f"{t.coefficient} enters with two different powers")
         if t.coefficient and not t.scale.weights and t.scale.constant == 0:
-            raise NotMonomial(f"{t.coefficient} cancels out")
+            raise NotMonomialError(f"{t.coefficient} cancels out")
     lost = exponents - {e for t in terms for e in t.exponents}
     if lost:
-        raise NotMonomial(f"{', '.join(sorted(lost))} is the power of no input")
+        raise NotMonomialError(f"{', '.join(sorted(lost))} is the power of no input")
     return tuple(terms)
 
 
@@ -518,7 +525,7 @@ def _latex(node: ast.expr) -> tuple[str, int]:
         return text if own >= strength else rf"\left({text}\right)"
 
     match node:
-        case ast.Constant(value=value):
+        case ast.Constant(value=int() | float() as value):
             return f"{value:g}", 3
         case ast.Name(id=name):
             return latex_symbol(name), 3

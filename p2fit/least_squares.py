@@ -18,13 +18,14 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from p2fit.laws import Array, Law, LawError, evaluate
 
 Residual = Literal["log", "linear"]
+Index = np.ndarray[Any, np.dtype[np.int64]]
 
 #: Starts whose objective is within this relative distance of the best agree with it.
 AGREE = 1e-5
@@ -69,7 +70,7 @@ class Problem:
     group: tuple[int, ...]
     """Index of each term's coefficient, -1 where its size is known."""
     centre: Array
-    """log c_natural = log c_centred - centre[k] . (1, theta); shape (coefficients, 1 + exponents)."""
+    """log c_natural = log c_centred - centre[k] . (1, theta); (coefficients, 1 + exponents)."""
     lower: Array
     """Lower bounds of z."""
     upper: Array
@@ -116,7 +117,7 @@ class Problem:
         both = self.logs[:, None, :] * self.logs[None, :, :]
         return both.reshape(-1, both.shape[-1]).T
 
-    def rows(self, index: Array | slice) -> Problem:
+    def rows(self, index: Index | slice) -> Problem:
         """The same problem (and the same centre) on some of the rows."""
         return replace(
             self,
@@ -127,10 +128,12 @@ class Problem:
         )
 
     def log_scales(self, z: Array) -> Array:
-        """Powers with which conventional coefficients enter, (…, coefficients): b_D for (a_D/D)^b_D."""
+        """Powers of the coefficients as written: b_D for (a_D/D)^b_D; (…, coefficients)."""
         theta = dict(zip(self.law.exponents, np.moveaxis(z[..., self.coefficients :], -1, 0)))
         scales = {t.coefficient: t.scale for t in self.law.terms if t.coefficient}
-        columns = [np.broadcast_to(scales[c].value(theta), z.shape[:-1]) for c in self.law.coefficients]
+        columns = [
+            np.broadcast_to(scales[c].value(theta), z.shape[:-1]) for c in self.law.coefficients
+        ]
         return np.stack(columns, -1) if columns else np.zeros((*z.shape[:-1], 0))
 
     def natural(self, z: Array) -> dict[str, Array]:
@@ -249,7 +252,8 @@ def _terms(problem: Problem, z: Array) -> tuple[Array, Array]:
 def loss(problem: Problem, z: Array) -> Array:
     """Fitted losses, (B, n), at z of shape (B, p)."""
     with np.errstate(all="ignore"):
-        return problem.offset + _terms(problem, z)[1].sum(axis=1)
+        fitted: Array = problem.offset + _terms(problem, z)[1].sum(axis=1)
+    return fitted
 
 
 def jacobian(problem: Problem, z: Array) -> tuple[Array, Array]:
@@ -295,10 +299,12 @@ class _Point:
     hessian: Array  # (B, p, p), of the objective
     bound: Array  # (B, p, p), Gauss-Newton with IRLS weights: positive, above the Hessian
 
-    def take(self, index: Array) -> _Point:
-        return _Point(self.value[index], self.gradient[index], self.hessian[index], self.bound[index])
+    def take(self, index: Index) -> _Point:
+        return _Point(
+            self.value[index], self.gradient[index], self.hessian[index], self.bound[index]
+        )
 
-    def put(self, index: Array, other: _Point) -> None:
+    def put(self, index: Index, other: _Point) -> None:
         self.value[index] = other.value
         self.gradient[index] = other.gradient
         self.hessian[index] = other.hessian
@@ -468,7 +474,8 @@ def _profile(problem: Problem, robust: Array | None) -> tuple[Array, Array]:
     known = [m for m, g in enumerate(problem.group) if g < 0]
     if known:
         groups.append(known)
-    uses = [sorted({e for m in g for e in np.flatnonzero(problem.slope[m].any(1))}) for g in groups]
+    moved = [[np.flatnonzero(problem.slope[m].any(axis=1)) for m in g] for g in groups]
+    uses = [sorted({int(e) for found in g for e in found}) for g in moved]
     shared = [e for e in range(q) if sum(e in u for u in uses) > 1]
     private = [[e for e in u if e not in shared] for u in uses]
     outer = _product([axes[e] for e in shared])
@@ -484,9 +491,11 @@ def _profile(problem: Problem, robust: Array | None) -> tuple[Array, Array]:
             feature += problem.sign[m] * np.exp(powers @ problem.logs)
         blocks.append(feature * weight)
     target = (problem.y - problem.offset) * weight
-    stacked = np.concatenate([*blocks, np.broadcast_to(target, (len(outer), 1, len(target)))], axis=1)
-    gram = stacked @ stacked.transpose(0, 2, 1)
     sizes = [b.shape[1] for b in blocks]
+    stacked = np.concatenate(
+        [*blocks, np.broadcast_to(target, (len(outer), 1, len(target)))], axis=1
+    )
+    gram = stacked @ stacked.transpose(0, 2, 1)
     starts = np.concatenate([[0], np.cumsum(sizes)])
     pick = _product([np.arange(s) for s in sizes])
     pick = np.concatenate([pick + starts[:-1], np.full((len(pick), 1), starts[-1])], axis=1)
@@ -499,9 +508,9 @@ def _profile(problem: Problem, robust: Array | None) -> tuple[Array, Array]:
         right, total = gram[:, :k, -1], gram[:, -1, -1]
     coefficients, gain = _nnls(gram[:, :k, :k], right)
     # From (shared…, private of each group…) to the order of the exponents.
-    order = shared + [e for own in private for e in own]
+    order = [*shared, *(e for own in private for e in own)]
     shape = [len(axes[e]) for e in order]
-    back = np.argsort(order) if order else []
+    back = sorted(range(q), key=order.__getitem__)
     value = (0.5 * (total - gain)).reshape(shape).transpose(back)
     return value, coefficients.reshape(*shape, k).transpose(*back, q)
 
@@ -588,7 +597,7 @@ class Solution:
 
     z: Array
     """Internal variables, shape (p,)."""
-    value: Array
+    value: float
     """Objective: the sum over rows."""
     converged: bool
     """Whether the best start met the convergence test."""
@@ -615,7 +624,7 @@ def solve(problem: Problem, *, seed: int = 0) -> Solution:
     starts = len(found.value)
     if small is not problem:
         order = np.argsort(found.value)
-        near = order[found.value[order] <= best * 1.05 + floor]
+        near = order[found.value[order] <= best * 1.001 + floor]
         found = minimise(problem, _distinct(problem, found.z[near], digits=3)[:3])
     top = int(np.argmin(found.value))
     ties = found.z[found.value <= found.value[top] * (1 + AGREE) + floor]
@@ -674,5 +683,7 @@ def _multistart(problem: Problem, seed: int) -> Minimum:
 
 
 def _distinct(problem: Problem, z: Array, digits: int = 9) -> Array:
-    exponents = np.round(z[:, problem.coefficients :], digits)
-    return z[list({tuple(row): i for i, row in reversed(list(enumerate(exponents)))}.values())[::-1]]
+    first: dict[bytes, int] = {}
+    for i, exponents in enumerate(np.round(z[:, problem.coefficients :], digits) + 0.0):
+        first.setdefault(exponents.tobytes(), i)
+    return z[list(first.values())]

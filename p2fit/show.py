@@ -11,8 +11,9 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from p2fit.fit import Estimate, Fit, needs
+from p2fit.fit import Estimate, Fit
 from p2fit.laws import Law
+from p2fit.rows import needs
 
 WIDTH = 100
 _HEADS = ("parameter", "estimate", "std. error", "95 % interval", "")
@@ -113,7 +114,7 @@ def _cells(p: Estimate) -> tuple[str, str, str, str]:
     interval = "—"
     if p.interval is not None:
         low, high = ("open" if end is None else number(end) for end in p.interval)
-        interval = f"{low} to {high}"
+        interval = f"{low} to {high}" if low != high else low
     elif not p.identified:
         interval = "open"
     return number(p.estimate), number(p.stderr, 3), interval, note
@@ -133,7 +134,10 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
     for target, name in data["columns"].items():
         yield "", f"{target} taken from {name}"
     delta = f" (delta {options['delta']:g})" if options["loss"] == "huber" else ""
-    yield "method", f"least squares: {options['loss']} loss{delta} of {options['residual']} residuals"
+    yield (
+        "method",
+        f"least squares: {options['loss']} loss{delta} of {options['residual']} residuals",
+    )
     if options["weights"] == "runs":
         yield "", "every run has the same weight"
     elif options["weights"] == "stderr":
@@ -164,4 +168,7 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
         yield "intervals", f"leave-one-{c['unit']}-out jackknife over {c['clusters']}, Student's t"
     for share, values in fit.sensitivity.items():
         moved = ", ".join(f"{e} {number(v, 3)}" for e, v in values.items())
-        yield ("sensitivity" if share == "10%" else ""), f"without each run's first {share}: {moved}"
+        yield (
+            ("sensitivity" if share == "10%" else ""),
+            f"without each run's first {share}: {moved}",
+        )

@@ -23,18 +23,86 @@ _CHUNK = 1 << 16
 
 @dataclass(frozen=True)
 class Covariance:
-    """Covariance of the estimates, in logs of the coefficients and in the exponents."""
+    """Covariance of the estimates, in the solver's variables (see ``Problem``)."""
 
-    names: tuple[str, ...]
-    """Free parameters: coefficients (their logs), then exponents."""
-    matrix: Array
-    """Shape (p, p); along directions that the data do not determine it is 0."""
+    problem: Problem
+    """The problem that was solved."""
+    z: Array
+    """The optimum, shape (p,)."""
+    inner: Array
+    """Covariance of z, shape (p, p); 0 along directions that the data do not determine."""
     clusters: int
     """Number G of independent units."""
     critical: float
     """Student's t quantile for 95 % at G - 1 degrees of freedom."""
-    log_size: Array
-    """Standard error of the log of each coefficient's terms at the centre of the data."""
+
+    def natural(self) -> Array:
+        """Covariance of the logs of the coefficients and of the exponents, shape (p, p).
+
+        Rows and columns of a coefficient that is 0, whose log has no covariance, are 0.
+        """
+        change = self._change(self.z[: self.problem.coefficients])
+        return change @ self.inner @ change.T
+
+    def interval(self, index: int) -> tuple[float, float | None, float | None]:
+        """Standard error and the 95 % interval of one entry of z, in the formula's units.
+
+        An exponent's is symmetric; a coefficient's is, on the log scale. An end is None (open)
+        where the data do not bound it: at the end of the parameter's range, for a coefficient
+        whose term could be 0 at the centre of the data, and for an exponent of such a term.
+        """
+        problem, z, k = self.problem, self.z, self.problem.coefficients
+        deviation = np.sqrt(np.maximum(np.diag(self.inner), 0.0))
+        vanishing = z[:k] <= self.critical * deviation[:k]
+        name = problem.names[index]
+        if index >= k:
+            error = float(deviation[index])
+            low, high = z[index] - self.critical * error, z[index] + self.critical * error
+            shaped = [t.coefficient for t in problem.law.terms if name in t.exponents]
+            gone = {c for c, zero in zip(problem.law.coefficients, vanishing) if zero}
+            if set(shaped) <= gone:
+                return error, None, None
+            return (
+                error,
+                float(low) if low > problem.lower[index] else None,
+                float(high) if high < problem.upper[index] else None,
+            )
+        # The end of the term's own range at the centre, carried to the formula's units.
+        size = z[:k].copy()
+        if vanishing[index]:
+            size[index] += self.critical * deviation[index]
+        with np.errstate(over="ignore"):
+            value = float(problem.natural(np.concatenate([size, z[k:]]))[name])
+            change = self._change(np.where(size > 0, size, 1.0))[index]
+            if vanishing[index]:
+                change[index] = 0.0
+            error = float(np.sqrt(max(change @ self.inner @ change, 0.0)))
+            high = value * np.exp(self.critical * error)
+            low = value * np.exp(-self.critical * error)
+        at = float(problem.natural(z)[name])
+        if vanishing[index]:
+            own = self._change(np.where(z[:k] > 0, z[:k], np.inf))[index]
+            error = float(np.sqrt(max(own @ self.inner @ own, 0.0)))
+            return at * error, None, float(high)
+        return at * error, float(low), float(high)
+
+    def _change(self, size: Array) -> Array:
+        """d(log coefficient in the paper's form, exponents) / dz, shape (p, p), at these sizes."""
+        problem, z, k = self.problem, self.z, self.problem.coefficients
+        change = np.eye(len(z))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            change[:k, :k] = np.diag(1 / size)
+            change[:k, k:] = -problem.centre[:, 1:]
+            logs = np.log(size) - problem.centre[:, 0] - problem.centre[:, 1:] @ z[k:]
+            scale = problem.log_scales(z)
+            scales = {t.coefficient: t.scale for t in problem.law.terms if t.coefficient}
+            for i, name in enumerate(problem.law.coefficients):
+                for exponent, weight in scales[name].weights:
+                    j = k + problem.law.exponents.index(exponent)
+                    change[i, j] -= logs[i] * weight / scale[i]
+                change[i] /= scale[i]
+        change[:k][~np.isfinite(change[:k]).all(axis=1)] = 0.0
+        return change
 
 
 def covariance(
@@ -42,17 +110,13 @@ def covariance(
 ) -> Covariance | None:
     """The CR3 covariance at the optimum; None where clusters do not outnumber parameters.
 
+    A coefficient that ended at 0 counts as free: what it could have been is part of the spread.
+
     Args:
         clusters: cluster index of each row, shape (n,), ascending from 0 without gaps.
     """
     count = int(clusters[-1]) + 1
-    k = problem.coefficients
-    atzero = np.zeros(len(z), bool)
-    atzero[:k] = z[:k] == 0
     basis = identification.basis
-    if atzero.any():  # a term at its bound does not move: work in what is left
-        left, singular, _ = np.linalg.svd(np.where(atzero[:, None], 0.0, basis), full_matrices=False)
-        basis = left[:, singular > 1e-10 * singular[0]] if len(singular) else left
     rank = basis.shape[1]
     if count <= rank or rank == 0:
         return None
@@ -84,16 +148,7 @@ def covariance(
     spread = (count - 1) / count * (steps.T @ steps)
     inner = basis @ spread @ basis.T
 
-    change = _to_natural(problem, z, atzero)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        size = np.sqrt(np.diag(inner)[:k]) / z[:k]
-    return Covariance(
-        names=problem.names,
-        matrix=change @ inner @ change.T,
-        clusters=count,
-        critical=t_quantile(0.975, count - 1),
-        log_size=size,
-    )
+    return Covariance(problem, z, inner, count, t_quantile(0.975, count - 1))
 
 
 def _blocks(n: int) -> list[slice]:
@@ -107,32 +162,12 @@ def _residual(problem: Problem, z: Array) -> tuple[Array, Array]:
     return fitted - problem.y, jac
 
 
-def _to_natural(problem: Problem, z: Array, atzero: Array) -> Array:
-    """d(log coefficient in the paper's form, exponents) / dz, shape (p, p)."""
-    k = problem.coefficients
-    size = np.where(atzero[:k], 1.0, z[:k])
-    scale = problem.log_scales(z)
-    change = np.eye(len(z))
-    change[:k, :k] = np.diag(1 / size)
-    change[:k, k:] = -problem.centre[:, 1:]
-    logs = np.log(size) - problem.centre[:, 0] - problem.centre[:, 1:] @ z[k:]
-    scales = {t.coefficient: t.scale for t in problem.law.terms if t.coefficient}
-    with np.errstate(divide="ignore", invalid="ignore"):
-        for i, name in enumerate(problem.law.coefficients):
-            for exponent, weight in scales[name].weights:
-                j = k + problem.law.exponents.index(exponent)
-                change[i, j] -= logs[i] * weight / scale[i]
-            change[i] /= scale[i]
-    change[:k][atzero[:k]] = 0.0
-    return np.nan_to_num(change, nan=0.0, posinf=0.0, neginf=0.0)
-
-
 def _bandwidth(r: Array) -> float:
     """Silverman's rule on a robust scale, as the scale of a logistic kernel."""
     ordered = np.sort(r)
     quartiles = ordered[(3 * len(r)) // 4] - ordered[len(r) // 4]
     spread = min(float(np.std(r)), float(quartiles) / 1.349) or float(np.std(r))
-    return max(0.9 * spread * len(r) ** -0.2 * math.sqrt(3) / math.pi, 1e-300)
+    return max(0.9 * spread * math.sqrt(3) / math.pi / float(len(r)) ** 0.2, 1e-300)
 
 
 def _curvature(r: Array, delta: float, width: float) -> Array:
