@@ -39,7 +39,7 @@ from p2fit.least_squares import (
     solve,
 )
 from p2fit.least_squares import loss as fitted_loss
-from p2fit.rows import GROUPS, FitError, Source, open_curves, select, split_groups
+from p2fit.rows import GROUPS, FitError, Rows, Source, open_curves, select, split_groups
 from p2fit.uncertainty import Covariance, covariance
 
 Loss = Literal["huber", "squared"]
@@ -352,15 +352,24 @@ def fit_each(
         by = [c for c in GROUPS if c in names] if split else []
     elif pool and by:
         raise FitError("by and pool contradict each other: give one")
-    rows = select(curves, chosen, options)
-    fits = []
-    for values, frame in split_groups(rows.frame, by):
+    fits, empty = [], []
+    for values, frame in split_groups(curves.frame, by):
         group = dict(zip(by, values))
+        label = ", ".join(f"{k} = {v}" for k, v in group.items())
+        label = f"{curves.source}: {label}: " if label else f"{curves.source}: "
+        rows = select(frame, chosen, options)
+        if not rows.frame.height:
+            account = "; ".join(f"{count}: {reason}" for reason, count in rows.excluded.items())
+            empty.append(f"{label}no row is left to fit ({account})")
+            continue
         try:
-            fits.append(_fit_group(frame, curves, chosen, why, group, rows.excluded, options))
+            fits.append(_fit_group(rows, curves, chosen, why, group, options))
         except LawError as error:
-            label = ", ".join(f"{k} = {v}: " for k, v in group.items())
-            raise FitError(f"{curves.source}: {label}{error}") from None
+            raise FitError(f"{label}{error}") from None
+    if not fits:
+        raise FitError("\n".join(empty))
+    # A group without rows has no fit of its own to say so.
+    fits[0] = replace(fits[0], warnings=(*fits[0].warnings, *empty))
     return fits
 
 
@@ -387,14 +396,14 @@ def _check_options(options: Mapping[str, Any]) -> None:
 
 
 def _fit_group(
-    frame: pl.DataFrame,
+    rows: Rows,
     curves: Curves,
     law: Law,
     why: str,
     group: Mapping[str, str],
-    excluded: Mapping[str, int],
     options: Mapping[str, Any],
 ) -> Fit:
+    frame = rows.frame
     # Clusters in one block each; within them the order of the curves.
     unit = options["cluster"]
     labels = frame[unit].cast(pl.String).fill_null("").to_numpy()
@@ -447,10 +456,10 @@ def _fit_group(
             "source": curves.source,
             "sha256": curves.sha256,
             "columns": dict(curves.renamed),
-            "rows": curves.frame.height,
+            "rows": frame.height + sum(rows.excluded.values()),
             "used": len(y),
             "runs": frame["run"].n_unique(),
-            "excluded": dict(excluded),
+            "excluded": rows.excluded,
             "chosen": why,
             "range": {
                 x: {"min": v.min(), "max": v.max(), "distinct": frame[x].n_unique()}
@@ -480,22 +489,24 @@ def _weigh(
     s = frame["loss_stderr"].to_numpy()
     if problem.residual == "log":
         s = s / problem.y
-    tau = _tau(problem, s, options["seed"])
-    if tau == 0 and not np.all(s > 0):
+    if not np.all(s > 0):
         raise LawError("a loss_stderr of 0 gives its row all the weight: leave it out")
-    w = 1.0 / (s**2 + tau**2)
-    return replace(problem, weights=w / w.mean()), {"weights": kind, "tau": tau}
+    # Weights need the residuals and those the weights: a few rounds settle it.
+    z, tau = solve(problem, seed=options["seed"]).z, 0.0
+    for _ in range(5):
+        tau = _tau(residuals(problem, z), s, len(problem.names))
+        w = 1.0 / (s**2 + tau**2)
+        problem = replace(problem, weights=w / w.mean())
+        z = minimise(problem, z[None], iterations=30).z[0]
+    return problem, {"weights": kind, "tau": tau}
 
 
-def _tau(problem: Problem, s: Array, seed: int) -> float:
+def _tau(r: Array, s: Array, parameters: int) -> float:
     """Scatter beyond the standard errors: Σ r²/(s² + τ²) = n - p (Paule & Mandel 1982)."""
-    r = residuals(problem, solve(problem, seed=seed).z)
-    free = len(r) - len(problem.names)
-    if free <= 0:
+    free = len(r) - parameters
+    if free <= 0 or np.sum((r / s) ** 2) <= free:
         return 0.0
-    low, high = 0.0, float(np.sqrt(np.mean(r**2) * len(r) / free))
-    if np.all(s > 0) and np.sum((r / s) ** 2) <= free:
-        return 0.0
+    low, high = 0.0, float(np.sqrt(np.sum(r**2) / free))
     for _ in range(60):
         middle = 0.5 * (low + high)
         above = np.sum(r**2 / (s**2 + middle**2)) > free
@@ -599,7 +610,9 @@ def _warn(
         if name in found.names:
             continue
         if solution.z[i] <= problem.lower[i]:
-            lines.append(f"{name} is at its lower bound, {problem.lower[i]:g}")
+            other = i >= problem.coefficients and problem.law.name not in LAWS
+            sign = ": for the other direction, write its power with the other sign" if other else ""
+            lines.append(f"{name} is at its lower bound, {problem.lower[i]:g}{sign}")
         elif solution.z[i] >= problem.upper[i]:
             lines.append(f"{name} is at its upper bound, {problem.upper[i]:g}")
     if "base_loss" in columns:

@@ -7,12 +7,13 @@ of one input, what would be needed to determine the rest.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from p2fit.laws import Array
+from p2fit.laws import Array, Law
 from p2fit.least_squares import Problem, build, jacobian
 
 #: Condition number above which the fit warns.
@@ -52,6 +53,8 @@ class Identification:
     """Groups of parameters that are not separately determined."""
     weak: tuple[str, ...]
     """Parameters of the weakest direction where the condition number is above 1e4."""
+    collinear: tuple[tuple[str, str], ...]
+    """Pairs of inputs that move together: one is a power of the other in these rows."""
     basis: Array
     """Determined directions in the solver's variables, shape (p, rank)."""
 
@@ -69,6 +72,10 @@ class Identification:
                 f"{join(self.weak)} {'is' if len(self.weak) == 1 else 'are'} only weakly "
                 f"determined (condition number {self.condition:.2g}, above {WARN:.0e})"
             )
+        lines += [
+            f"{b} moves with {a} in these data (log correlation above 0.9999): vary them separately"
+            for a, b in self.collinear
+        ]
         return lines
 
 
@@ -98,8 +105,10 @@ def identify(problem: Problem, z: Array, columns: Mapping[str, Array]) -> Identi
     reasons = _reasons(problem, z, columns) if groups else ()
     weak: tuple[str, ...] = ()
     if condition > WARN and not groups:
+        # How much wider the errors are than if each parameter were alone.
+        inflation = np.sqrt(((directions.T / singular) ** 2).sum(axis=1))
         names = [n for n, m in zip(problem.names, moving) if m]
-        weak = tuple(n for n, v in zip(names, np.abs(directions[-1])) if v > 0.2)
+        weak = tuple(n for n, v in zip(names, inflation) if v > 0.01 * inflation.max())
     return Identification(
         rank=rank,
         parameters=len(z),
@@ -108,6 +117,7 @@ def identify(problem: Problem, z: Array, columns: Mapping[str, Array]) -> Identi
             Undetermined(_in_order(problem, g), _zero(problem, z, g) or reasons) for g in groups
         ),
         weak=_in_order(problem, weak),
+        collinear=_collinear(problem, columns),
         basis=basis,
     )
 
@@ -182,8 +192,7 @@ def _zero(problem: Problem, z: Array, names: tuple[str, ...]) -> tuple[str, ...]
 def _reasons(problem: Problem, z: Array, columns: Mapping[str, Array]) -> tuple[str, ...]:
     """What the design lacks: distinct values of an input, rows, or independent inputs."""
     law = problem.law
-    used = [t for t in law.terms if not t.known]
-    inputs = [x for x in law.inputs if any(x in _words(b) for t in used for b, _ in t.powers)]
+    inputs = _inputs(law)
     values = {x: np.unique(columns[x]) for x in inputs}
     design = np.unique(np.stack([columns[x] for x in inputs], axis=1), axis=0)
     found: list[str] = []
@@ -202,16 +211,26 @@ def _reasons(problem: Problem, z: Array, columns: Mapping[str, Array]) -> tuple[
         found.append(f"{have} distinct value{'s' * (have != 1)} of {best}, {need} needed")
     if not found and len(design) < len(z):
         found.append(f"{len(design)} distinct points for {len(z)} parameters")
-    if not found and len(inputs) > 1:
-        logs = np.log(np.stack([columns[x] for x in inputs]))
-        logs = logs - logs.mean(axis=1, keepdims=True)
-        for i, a in enumerate(inputs):
-            for b_index in range(i + 1, len(inputs)):
-                one, two = logs[i], logs[b_index]
-                size = np.linalg.norm(one) * np.linalg.norm(two)
-                if size > 0 and abs(one @ two) > 0.9999 * size:
-                    found.append(f"{inputs[b_index]} moves with {a}: vary them separately")
     return tuple(found)
+
+
+def _collinear(problem: Problem, columns: Mapping[str, Array]) -> tuple[tuple[str, str], ...]:
+    inputs = [x for x in _inputs(problem.law) if np.min(columns[x]) > 0]
+    logs = {x: np.log(columns[x]) for x in inputs}
+    logs = {x: v - v.mean() for x, v in logs.items()}
+    size = {x: float(np.linalg.norm(v)) for x, v in logs.items()}
+    vary = [x for x in inputs if size[x] > 1e-9 * np.sqrt(len(problem.y))]
+    return tuple(
+        (a, b)
+        for a, b in itertools.combinations(vary, 2)
+        if abs(float(logs[a] @ logs[b])) > 0.9999 * size[a] * size[b] and len(problem.y) > 2
+    )
+
+
+def _inputs(law: Law) -> list[str]:
+    """Inputs that terms with parameters depend on."""
+    bases = [b for t in law.terms if not t.known for b, _ in t.powers]
+    return [x for x in law.inputs if any(x in _words(b) for b in bases)]
 
 
 def _structural_rank(problem: Problem, columns: Mapping[str, Array]) -> int:

@@ -202,8 +202,15 @@ class Law:
 
         Raises:
             NotMonomialError: the formula is not a sum of monomials.
+            LawError: a parameter is left without a term.
         """
-        return _collect(_expand(self._restricted, set(self.parameters)), set(self.parameters))
+        parameters = set(self.parameters)
+        terms = _collect(_expand(self._restricted, parameters), parameters)
+        used = {t.coefficient for t in terms} | {e for t in terms for e in t.exponents}
+        idle = [p for p in self.free if p not in used]
+        if idle:
+            raise LawError(f"{idle[0]} is left without a term: fix it too, or free what scales it")
+        return terms
 
     @cached_property
     def exponents(self) -> tuple[str, ...]:
@@ -336,6 +343,14 @@ class _Substitute(ast.NodeTransformer):
             return ast.Constant(float(self.fixed[node.id]))
         return ast.Name(self.tied.get(node.id, node.id), ast.Load())
 
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
+        node = ast.BinOp(self.visit(node.left), node.op, self.visit(node.right))
+        # A coefficient fixed at 0 takes its term with it, whatever the rest of the term is.
+        zero = [isinstance(x, ast.Constant) and x.value == 0 for x in (node.left, node.right)]
+        if isinstance(node.op, ast.Mult):
+            return ast.Constant(0.0) if any(zero) else node
+        return ast.Constant(0.0) if isinstance(node.op, ast.Div) and zero == [True, False] else node
+
     def visit_Call(self, node: ast.Call) -> ast.expr:
         return ast.Call(node.func, [self.visit(node.args[0])], [])
 
@@ -404,7 +419,8 @@ class _Monomial:
 def _expand(node: ast.expr, parameters: set[str]) -> list[_Monomial]:
     own = [n.id for n in _names(node)]
     if not own:
-        value = float(_evaluate(node, {}))
+        with np.errstate(all="ignore"):
+            value = float(_evaluate(node, {}))
         if not math.isfinite(value):
             raise LawError(f"{ast.unparse(node)} is not a finite number")
         return [_Monomial(value, {})]

@@ -109,7 +109,8 @@ class Problem:
     def squares(self) -> Array:
         """Products of slopes, (terms * b * b, exponents * exponents)."""
         both = self.slope[:, :, None, :, None] * self.slope[:, None, :, None, :]
-        return both.transpose(0, 3, 4, 1, 2).reshape(-1, self.exponents**2)
+        terms, q, _, b, _ = both.shape
+        return both.transpose(0, 3, 4, 1, 2).reshape(terms * b * b, q * q)
 
     @cached_property
     def pairs(self) -> Array:
@@ -186,14 +187,16 @@ def build(
         for base, power in t.powers:
             part = part * np.broadcast_to(evaluate(base, columns), y.shape) ** power.constant
         offset = offset + part
+    if not np.isfinite(offset).all():
+        raise LawError("the part of the formula without parameters is not finite in some rows")
     bases = list(dict.fromkeys(b for t in terms for b, _ in t.powers))
     raw = np.empty((len(bases) + 1, len(y)))
     raw[-1] = 1.0
     for i, base in enumerate(bases):
         values = np.broadcast_to(evaluate(base, columns), y.shape)
-        bad = int(np.sum(~(values > 0)))
+        bad = int(np.sum(~((values > 0) & np.isfinite(values))))
         if bad:
-            raise LawError(f"{base} must be above 0 in this law; it is not in {bad} rows")
+            raise LawError(f"{base} must be above 0 in this law; in {bad} rows it is not")
         raw[i] = np.log(values)
     mean = raw.mean(axis=1)
     mean[-1] = 0.0
@@ -241,7 +244,7 @@ def build(
 def _terms(problem: Problem, z: Array) -> tuple[Array, Array]:
     """phi (without coefficient) and term sizes, each (B, terms, n)."""
     k = problem.coefficients
-    slope = problem.slope.transpose(1, 0, 2).reshape(problem.exponents, -1)
+    slope = problem.slope.transpose(1, 0, 2).reshape(problem.exponents, problem.constant.size)
     powers = problem.constant.ravel() + z[:, k:] @ slope
     phi = np.exp(powers.reshape(-1, len(problem.logs)) @ problem.logs)
     phi = phi.reshape(len(z), len(problem.group), -1) * problem.sign[:, None]

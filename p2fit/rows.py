@@ -14,7 +14,7 @@ from p2fit.curves import REQUIRED, Curves, from_frame, read_curves
 from p2fit.identify import join
 from p2fit.laws import LAWS, Law, get_law
 
-Source = Curves | str | Path | BinaryIO | pl.DataFrame | Mapping[str, Sequence[Any]]
+Source = Curves | str | Path | BinaryIO | pl.DataFrame | Mapping[str, Any]
 
 #: Columns that a law of post-training after pruning never pools silently.
 GROUPS = ("family", "method")
@@ -35,8 +35,10 @@ def choose_law(columns: Collection[str]) -> tuple[Law, str]:
     elif {"avg_params", "active_params"} & set(columns):
         has = "avg_params" if "avg_params" in columns else "active_params"
         name, why = "average-params", f"the file has {has}"
+    elif "pruning_rate" in columns:
+        name, why = "chinchilla-pruned", "the file has pruning_rate, but no base_loss for p2"
     else:
-        name, why = "chinchilla", "the file has neither pruning_rate and base_loss nor avg_params"
+        name, why = "chinchilla", "the file has neither pruning_rate nor avg_params"
     law = LAWS[name]
     if not set(needs(law)) <= set(columns) | ({"avg_params"} & set(law.inputs)):
         raise FitError(_lacks(law, columns))
@@ -78,7 +80,7 @@ def open_curves(
         FitError: the file lacks columns that the law needs.
         LawError: no such law, or a formula with a fault.
     """
-    if source == "-":
+    if isinstance(source, str) and source == "-":
         source = _Stdin()
     curves = _read(source, columns, needs=("run", "loss"))
     names = curves.frame.columns
@@ -180,16 +182,18 @@ def where_expression(text: str, frame: pl.DataFrame) -> pl.Expr:
     return expression
 
 
-def select(curves: Curves, law: Law, options: Mapping[str, Any]) -> Rows:
+def select(frame: pl.DataFrame, law: Law, options: Mapping[str, Any]) -> Rows:
     """The rows that a law is fitted to, by the options of ``fit_each``.
 
     Raises:
-        FitError: none is left, or the filter does not fit the columns.
+        FitError: the filter does not fit the columns.
     """
-    rows = Rows(curves.frame)
-    names = curves.frame.columns
+    rows = Rows(frame)
+    names = frame.columns
     if options["where"]:
-        rows.keep(where_expression(options["where"], rows.frame), f"not {options['where']}")
+        rows.keep(
+            where_expression(options["where"], rows.frame), f"{options['where']} does not hold"
+        )
     if "tokens" in names:
         rows.keep(pl.col("tokens") > 0, "tokens = 0 (the loss right after pruning)")
     if "base_loss" in law.inputs and "pruning_rate" in law.inputs:
@@ -207,9 +211,6 @@ def select(curves: Curves, law: Law, options: Mapping[str, Any]) -> Rows:
             pl.col("tokens") >= options["burn_in"] * pl.col("tokens").max().over("run"),
             f"the first {options['burn_in']:.0%} of a run's tokens",
         )
-    if not rows.frame.height:
-        account = "; ".join(f"{count}: {reason}" for reason, count in rows.excluded.items())
-        raise FitError(f"{curves.source}: no row is left to fit ({account})")
     return rows
 
 

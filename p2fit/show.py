@@ -150,7 +150,7 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
         scores.append(f"R² {number(m['r2_excess'])} of the loss above base_loss")  # type: ignore[arg-type]
     elif m["r2"] is not None:
         scores.append(f"R² {number(m['r2'])}")  # type: ignore[arg-type]
-    scores.append(f"RMSE {number(m['rmse'])} nats")  # type: ignore[arg-type]
+    scores.append(f"RMSE {number(m['rmse'])}")  # type: ignore[arg-type]
     scores.append(f"MAPE {100 * float(m['mape'] or 0):.3g} %")
     yield "fit", ", ".join(scores)
     scores = [f"mean Huber {number(m['huber'])}"]  # type: ignore[arg-type]

@@ -18,6 +18,9 @@ from p2fit.identify import Identification
 from p2fit.laws import Array
 from p2fit.least_squares import Problem, jacobian
 
+#: A coefficient's interval is open at an end further from the estimate than this factor.
+FAR = 1e6
+
 _CHUNK = 1 << 16
 
 
@@ -48,8 +51,9 @@ class Covariance:
         """Standard error and the 95 % interval of one entry of z, in the formula's units.
 
         An exponent's is symmetric; a coefficient's is, on the log scale. An end is None (open)
-        where the data do not bound it: at the end of the parameter's range, for a coefficient
-        whose term could be 0 at the centre of the data, and for an exponent of such a term.
+        where the data do not bound it: at the end of the parameter's range; for a coefficient
+        whose term could be 0 at the centre of the data, or that could be a million times larger;
+        for an exponent whose terms, added up, could be 0 there.
         """
         problem, z, k = self.problem, self.z, self.problem.coefficients
         deviation = np.sqrt(np.maximum(np.diag(self.inner), 0.0))
@@ -58,9 +62,10 @@ class Covariance:
         if index >= k:
             error = float(deviation[index])
             low, high = z[index] - self.critical * error, z[index] + self.critical * error
-            shaped = [t.coefficient for t in problem.law.terms if name in t.exponents]
-            gone = {c for c, zero in zip(problem.law.coefficients, vanishing) if zero}
-            if set(shaped) <= gone:
+            shaped = {t.coefficient for t in problem.law.terms if name in t.exponents}
+            ones = np.array([c in shaped for c in problem.names], float)
+            together = self.critical * float(np.sqrt(ones @ self.inner @ ones))
+            if None not in shaped and float(ones @ z) <= together:
                 return error, None, None
             return (
                 error,
@@ -77,14 +82,15 @@ class Covariance:
             if vanishing[index]:
                 change[index] = 0.0
             error = float(np.sqrt(max(change @ self.inner @ change, 0.0)))
-            high = value * np.exp(self.critical * error)
-            low = value * np.exp(-self.critical * error)
+            reach = self.critical * error
+            high = value * np.exp(reach) if reach < math.log(FAR) else None
+            low = value * np.exp(-reach) if reach < math.log(FAR) else None
         at = float(problem.natural(z)[name])
         if vanishing[index]:
             own = self._change(np.where(z[:k] > 0, z[:k], np.inf))[index]
             error = float(np.sqrt(max(own @ self.inner @ own, 0.0)))
-            return at * error, None, float(high)
-        return at * error, float(low), float(high)
+            return at * error, None, high
+        return at * error, low, high
 
     def _change(self, size: Array) -> Array:
         """d(log coefficient in the paper's form, exponents) / dz, shape (p, p), at these sizes."""
@@ -167,7 +173,7 @@ def _bandwidth(r: Array) -> float:
     ordered = np.sort(r)
     quartiles = ordered[(3 * len(r)) // 4] - ordered[len(r) // 4]
     spread = min(float(np.std(r)), float(quartiles) / 1.349) or float(np.std(r))
-    return max(0.9 * spread * math.sqrt(3) / math.pi / float(len(r)) ** 0.2, 1e-300)
+    return max(0.9 * spread * math.sqrt(3) / math.pi / math.pow(len(r), 0.2), 1e-300)
 
 
 def _curvature(r: Array, delta: float, width: float) -> Array:

@@ -239,7 +239,7 @@ def test_bad_fields_are_refused(change, message):
 
 @pytest.mark.parametrize("tokens", [-1, np.nan, np.inf, [1, -1]])
 def test_bad_tokens_are_refused(tokens):
-    schedule = Schedule(**FIELDS)
+    schedule = Schedule(**FIELDS)  # type: ignore[arg-type]
     for method in (schedule.density, schedule.active_params, schedule.avg_params, schedule.compute):
         with pytest.raises(ValueError, match="tokens: give finite counts"):
             method(tokens)

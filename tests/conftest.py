@@ -1,0 +1,40 @@
+"""Real data, as polars frames, straight from the examples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def _example(name: str) -> pl.DataFrame:
+    return pl.read_csv(EXAMPLES / name / f"{name}.csv", infer_schema_length=None)
+
+
+@pytest.fixture(scope="session")
+def chinchilla() -> pl.DataFrame:
+    return _example("chinchilla")
+
+
+@pytest.fixture(scope="session")
+def pruned_llama3() -> pl.DataFrame:
+    return _example("pruned_llama3_depth")
+
+
+def _nonzero(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.with_columns(
+        sparsity="pruning_rate", params_nonzero=pl.col("params") * (1 - pl.col("pruning_rate"))
+    )
+
+
+@pytest.fixture(scope="session")
+def frantar_vit() -> pl.DataFrame:
+    return _nonzero(_example("frantar_vit")).with_columns(examples="tokens")
+
+
+@pytest.fixture(scope="session")
+def frantar_t5() -> pl.DataFrame:
+    return _nonzero(_example("frantar_t5"))
