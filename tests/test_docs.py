@@ -1,0 +1,69 @@
+"""The documentation stays in step with the code.
+
+``python -m tests.test_docs`` rewrites the help texts in docs/cli.md.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+from click.testing import CliRunner
+
+import p2fit
+from p2fit.cli import main
+
+ROOT = Path(__file__).parents[1]
+CLI = ROOT / "docs" / "cli.md"
+BLOCK = re.compile(r"```console\n\$ p2fit (?P<arguments>[^\n]*--help)\n(?P<help>.*?)```", re.DOTALL)
+
+
+def commands(group: click.Group, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Every command by its words, groups included."""
+    found: list[tuple[str, ...]] = [prefix]
+    for name, command in sorted(group.commands.items()):
+        inner = (*prefix, name)
+        found += commands(command, inner) if isinstance(command, click.Group) else [inner]
+    return found
+
+
+def help_text(words: tuple[str, ...]) -> str:
+    arguments = [*words, "--help"]
+    return CliRunner().invoke(main, arguments, prog_name="p2fit", terminal_width=80).stdout
+
+
+def test_every_command_is_documented_with_its_help() -> None:
+    documented = {
+        tuple(m["arguments"].split()[:-1]): m["help"] for m in BLOCK.finditer(CLI.read_text())
+    }
+    assert documented == {words: help_text(words) for words in commands(main)}
+
+
+def test_every_help_has_an_example() -> None:
+    for words in commands(main):
+        assert "Example" in help_text(words), words
+
+
+def test_the_changelog_names_this_version() -> None:
+    assert f"## {p2fit.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_no_page_links_to_a_file_that_is_not_there() -> None:
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.md")]
+    for page in [*pages, *ROOT.glob("benchmarks/*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def rewrite() -> None:
+    pages = [
+        f"```console\n$ p2fit {' '.join([*w, '--help'])}\n{help_text(w)}```" for w in commands(main)
+    ]
+    head = CLI.read_text().split("```console")[0] if CLI.exists() else "# The command line\n\n"
+    CLI.write_text(head.rstrip() + "\n\n" + "\n\n".join(pages) + "\n")
+
+
+if __name__ == "__main__":
+    rewrite()
