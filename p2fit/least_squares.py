@@ -40,6 +40,7 @@ _STARTS = 12
 _GRID_POINTS = 4096  # of exponents, in the profile
 _GRID_ROWS = 512  # rows used to profile
 _START_ROWS = 4096  # rows used to find starts; all are used to polish
+_PROJECT_AFTER = 25  # iterations: most starts have converged, the rest creep along a valley
 _BATCH_CELLS = 1 << 19  # problems x terms x rows evaluated at once: bounds the memory
 
 
@@ -395,6 +396,7 @@ def minimise(
 
 def _minimise(problem: Problem, z: Array, iterations: int, ridge: _Ridge | None) -> Minimum:
     batch, p = z.shape
+    k = problem.coefficients
     z = z.copy()
     floor = problem.weights.sum() * EXACT**2
     point = _evaluate(problem, z, ridge)
@@ -402,7 +404,7 @@ def _minimise(problem: Problem, z: Array, iterations: int, ridge: _Ridge | None)
     converged = np.zeros(batch, bool)
     active = np.flatnonzero(np.isfinite(point.value))
     diagonal = np.arange(p)
-    for _ in range(iterations):
+    for count in range(iterations):
         if not len(active):
             break
         now, x, lam = point.take(active), z[active], damping[active]
@@ -432,6 +434,9 @@ def _minimise(problem: Problem, z: Array, iterations: int, ridge: _Ridge | None)
         trial = np.clip(x + step, problem.lower, problem.upper)
         new = _evaluate(problem, trial, ridge)
         better = (decrease > 0) & (new.value <= now.value)
+        if count >= _PROJECT_AFTER and k and not better.all():
+            _project(problem, trial, new, np.flatnonzero(~better), ridge)
+            better = (decrease > 0) & (new.value <= now.value)
         where = active[better]
         z[where] = trial[better]
         point.put(where, new.take(better))
@@ -446,6 +451,34 @@ def _minimise(problem: Problem, z: Array, iterations: int, ridge: _Ridge | None)
         converged[active] = done | (np.abs(decrease) <= 1e-7 * (now.value + floor))
         active = active[~(done | stuck)]
     return Minimum(z, point.value, converged)
+
+
+def _project(problem: Problem, z: Array, point: _Point, rows: Index, ridge: _Ridge | None) -> None:
+    """Fit the coefficients to the exponents where a step overshot, in place.
+
+    Valleys are curved where a small coefficient trades with its exponent; the loss is linear in
+    the coefficients, so one step takes them back to the floor (variable projection).
+    """
+    k = problem.coefficients
+    at, diagonal = z[rows], np.arange(k)
+    gradient, matrix = point.gradient[rows, :k], point.bound[rows, :k, :k].copy()
+    scale = matrix[:, diagonal, diagonal]
+    free = (scale > 0) & ((at[:, :k] > 0) | (gradient < 0)) & np.isfinite(scale)
+    gradient = np.where(free, gradient, 0.0)
+    matrix = np.where(free[:, :, None] & free[:, None, :], matrix, 0.0)
+    matrix[:, diagonal, diagonal] += np.where(free, 1e-12 * scale, 1.0)
+    root = 1.0 / np.sqrt(np.where(free, scale, 1.0))
+    try:
+        step = np.linalg.solve(
+            matrix * root[:, :, None] * root[:, None, :], (-gradient * root)[:, :, None]
+        )[:, :, 0]
+    except np.linalg.LinAlgError:
+        return
+    at[:, :k] = np.maximum(at[:, :k] + step * root, 0.0)
+    new = _evaluate(problem, at, ridge)
+    lower = new.value < point.value[rows]
+    z[rows[lower]] = at[lower]
+    point.put(rows[lower], new.take(np.flatnonzero(lower)))
 
 
 # ---------------------------------------------------------------- starts: the profile of a grid
