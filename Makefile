@@ -29,6 +29,7 @@ bench: $(VENV)/.base
 $(VENV)/.base: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python -m compileall -q p2fit
 	touch $@
 
 $(VENV)/.test: $(VENV)/.base

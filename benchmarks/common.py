@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -37,6 +40,7 @@ DESIGN = {"sizes": (0.5e9, 1.5e9, 3e9), "rates": (0.15, 0.25, 0.35)}
 NOISE = 0.002
 
 Array = npt.NDArray[np.float64]
+Row = tuple[str, ...]
 
 
 def simulate(
@@ -101,34 +105,60 @@ def timed(action: Callable[[], Any]) -> Callable[[], float]:
     return run
 
 
-def process(*command: str | Path) -> tuple[float, float]:
+class CommandError(Exception):
+    """A command that failed, or was stopped; the message is for a table."""
+
+
+def output(command: Sequence[str | Path], cap: float | None = None) -> str:
+    """Standard output of a command, which is stopped after ``cap`` seconds.
+
+    Raises:
+        CommandError: it failed or was stopped.
+    """
+    child = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # so that the processes it starts are stopped with it
+    )
+    try:
+        out, err = child.communicate(timeout=cap)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.communicate()
+        raise CommandError(f"stopped after {cap:g} s") from None
+    if child.returncode:
+        print(f"{' '.join(map(str, command))}\n{err}", file=sys.stderr)
+        raise CommandError("failed")
+    return out
+
+
+def process(command: Sequence[str | Path], cap: float | None = None) -> tuple[float, float]:
     """Wall seconds and peak memory in MiB of a command, its output thrown away.
 
     A small process in between starts it: a child's peak includes what its parent held.
 
     Raises:
-        SystemExit: the command failed.
+        CommandError: it failed or was stopped.
     """
-    spawn = [sys.executable, "-S", str(HERE / "spawn.py"), *map(str, command)]
-    done = subprocess.run(spawn, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(map(str, command))} failed:\n{done.stderr}")
-    seconds, peak = done.stdout.split()
+    seconds, peak = output([sys.executable, "-S", HERE / "spawn.py", *command], cap).split()
     return float(seconds), float(peak)
 
 
 # ---------------------------------------------------------------- tables
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(header: Row, rows: Sequence[Row]) -> str:
     """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
+    lines = [header, ("---",) * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def target(
     what: str, measured: float | None, limit: float, show: Callable[[float], str], most: bool = True
-) -> tuple[str, str, str, str]:
+) -> Row:
     """A row of a table of targets; ``most``: the limit is from above."""
     bound = f"{'at most' if most else 'at least'} {show(limit)}"
     if measured is None:

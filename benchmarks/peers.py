@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import itertools
 import json
 import os
-import signal
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -21,8 +20,11 @@ from common import (
     SCRIPTS,
     TARGETS,
     Array,
+    CommandError,
+    Row,
     duration,
     medians,
+    output,
     percent,
     process,
     setting,
@@ -37,8 +39,9 @@ from scipy.optimize import minimize
 import p2fit
 
 CSV = Path(__file__).parents[1] / "examples" / "chinchilla" / "chinchilla.csv"
-#: Global minimum of the objective on the kept rows.
-CERTIFIED = 1.0182740178e-3
+#: Global minimum of the objective on the kept rows, and how far rounding moves it: the file has
+#: 8 digits, which is worth 1.6e-7 of it (standard deviation over random last digits).
+CERTIFIED, ROUNDING = 1.0182740178e-3, 1e-6
 DELTA = 1e-3
 ROUNDS = 15
 #: Seconds that the chinchilla package may take, and the starts it is given.
@@ -74,12 +77,10 @@ def measure() -> str:
 # ---------------------------------------------------------------- in process
 
 
-def in_process(
-    data: pl.DataFrame, peer: bool
-) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+def in_process(data: pl.DataFrame, peer: bool) -> tuple[list[Row], list[Row]]:
     """One fit by each tool: a row each, and the targets."""
     pruned = simulate(np.linspace(0.05, 1, 20) * 1e9)
-    actions = {
+    actions: dict[str, Callable[[], Any]] = {
         "p2fit": lambda: p2fit.fit(data, "chinchilla"),
         "squared": lambda: p2fit.fit(data, "chinchilla", loss="squared", residual="linear"),
         "p2": lambda: p2fit.fit(pruned, "p2"),
@@ -92,8 +93,7 @@ def in_process(
     print("  fits in process", flush=True)
     seconds = medians({name: timed(action) for name, action in actions.items()}, ROUNDS)
 
-    ours = actions["p2fit"]()
-    rows = []
+    rows: list[Row] = []
     for name, title in (("p2fit", "p2fit"), ("squared", "p2fit, squared error in nats")):
         fit = actions[name]()
         values = {n: p.estimate for n, p in fit.parameters.items()}
@@ -111,13 +111,16 @@ def in_process(
     print("  chinchilla (the package)", flush=True)
     rows.append(chinchilla_row(data))
     print("  SciPy's L-BFGS from 4 500 starts", flush=True)
-    rows.append(lbfgs_row(data))
+    row, lowest = lbfgs(data)
+    rows.append(row)
 
     ratio = seconds["p2fit"] / seconds["peer"] if peer else None
-    gap = abs(ours.objective / CERTIFIED - 1)
+    reached = actions["p2fit"]().objective
+    digits = "{:.1e}".format
     targets = [
         target("Chinchilla fit, of simple-scaling-laws' time", ratio, 1 / 5, times),
-        target("objective off the certified optimum, relative", gap, 1e-9, "{:.1e}".format),
+        target("objective above the certified optimum", reached / CERTIFIED - 1, ROUNDING, digits),
+        target("objective above the best of 4 500 × L-BFGS", reached / lowest - 1, 1e-9, digits),
         target("P² on 180 rows, of the Chinchilla fit's time", seconds["p2"] / seconds["p2fit"], 4,
                times),
     ]  # fmt: skip
@@ -151,17 +154,17 @@ def as_peer(data: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def raw_parameters(model: object) -> dict[str, float]:
+def raw_parameters(model: Any) -> dict[str, float]:
     """The parameters of simple-scaling-laws in absolute counts: it fits x / reference."""
-    values = dict(model.params(TARGET_COLUMN))  # type: ignore[attr-defined]
-    predictors = model.manifest["predictors"]  # type: ignore[attr-defined]
+    values = dict(model.params(TARGET_COLUMN))
+    predictors = model.manifest["predictors"]
     values["A"] *= predictors["model_size__n_params"]["reference"] ** values["alpha"]
     values["B"] *= predictors["dataset_size__n_subjects"]["reference"] ** values["beta"]
     return values
 
 
-def lbfgs_row(data: pl.DataFrame) -> tuple[str, ...]:
-    """Hoffmann et al.'s recipe: L-BFGS from each of 4 500 starts, with the exact gradient."""
+def lbfgs(data: pl.DataFrame) -> tuple[Row, float]:
+    """Hoffmann et al.'s recipe, L-BFGS from each of 4 500 starts: a row, and the lowest value."""
     log_n, log_d, log_y = (np.log(data[c].to_numpy()) for c in ("params", "tokens", "loss"))
 
     def objective(x: Array) -> tuple[float, Array]:
@@ -186,38 +189,22 @@ def lbfgs_row(data: pl.DataFrame) -> tuple[str, ...]:
     values = {"E": np.exp(e), "A": np.exp(a), "B": np.exp(b), "alpha": alpha, "beta": beta}
     near = float(np.mean(found < CERTIFIED * 1.001))
     starts = f"4500, of which {percent(near)} end within 0.1 % of the optimum"
-    return ("SciPy's L-BFGS, exact gradient", starts, duration(seconds), *scores(data, values))
+    row = ("SciPy's L-BFGS, exact gradient", starts, duration(seconds), *scores(data, values))
+    return row, float(found.min())
 
 
-def chinchilla_row(data: pl.DataFrame) -> tuple[str, ...]:
+def chinchilla_row(data: pl.DataFrame) -> Row:
     """The chinchilla package on a small grid, stopped when it takes too long."""
-    count = len(list(itertools.product(*GRID.values())))
+    starts = str(len(list(itertools.product(*GRID.values()))))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "data.csv"
         data.write_csv(path)
-        child = subprocess.Popen(
-            [sys.executable, __file__, path, folder],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,  # it starts a pool of processes: stop them together
-        )
         try:
-            output, _ = child.communicate(timeout=CAP)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.communicate()
-            return ("chinchilla", str(count), f"stopped after {CAP} s", "—", "—")
-    if child.returncode:
-        return ("chinchilla", str(count), "failed", "—", "—")
-    found = json.loads(output.splitlines()[-1])
-    return (
-        "chinchilla, all cores",
-        str(count),
-        duration(found["seconds"]),
-        *scores(data, found["parameters"]),
-    )
+            found = json.loads(output([sys.executable, __file__, path, folder], CAP))
+        except CommandError as error:
+            return ("chinchilla, all cores", starts, str(error), "—", "—")
+    seconds, values = found["seconds"], found["parameters"]
+    return ("chinchilla, all cores", starts, duration(seconds), *scores(data, values))
 
 
 def run_chinchilla(path: str, folder: str) -> None:
@@ -242,9 +229,7 @@ def run_chinchilla(path: str, folder: str) -> None:
 # ---------------------------------------------------------------- whole process
 
 
-def whole_process(
-    data: pl.DataFrame, peer: bool
-) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+def whole_process(data: pl.DataFrame, peer: bool) -> tuple[list[Row], list[Row]]:
     """The commands, from start to exit: a row each, and the targets."""
     print("  whole processes", flush=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -272,7 +257,7 @@ def whole_process(
 
 
 def _seconds(command: list[str | Path]) -> float:
-    return process(*command)[0]
+    return process(command)[0]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
-from common import TARGETS, TRUTH, Array, percent, setting, simulate, table, target
+from common import TARGETS, TRUTH, Array, Row, percent, setting, simulate, table, target
 
 import p2fit
 
@@ -111,9 +111,10 @@ def least_squares_limit(frames: list[pl.DataFrame]) -> Surface:
     return limit
 
 
-def coverage(fits: list[p2fit.Fit]) -> tuple[list[tuple[str, ...]], float]:
+def coverage(fits: list[p2fit.Fit]) -> tuple[list[Row], float]:
     """A row for each parameter's intervals, and the least share that covers the truth."""
-    rows, least = [], 1.0
+    rows: list[Row] = []
+    least = 1.0
     for name, truth in TRUTH.items():
         found = [fit.parameters[name] for fit in fits]
         ends = [

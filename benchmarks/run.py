@@ -68,28 +68,29 @@ def environment() -> Path:
     project = (ROOT / "pyproject.toml").read_bytes()
     wanted = f"{newest} {peers} {hashlib.sha256(project).hexdigest()}"
     python, stamp = VENV / "bin" / "python", VENV / "made-from"
-    if stamp.exists() and stamp.read_text() == wanted:
-        return python
-    print(f"making {VENV.relative_to(ROOT)} with Python {version[0]}.{version[1]}", flush=True)
-    subprocess.run([newest, "-m", "venv", "--clear", VENV], check=True)
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*install, "--editable", ROOT, *peers], check=True)
-    stamp.write_text(wanted)
+    pip: list[str | Path] = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    if not (stamp.exists() and stamp.read_text() == wanted):
+        print(f"making {VENV.relative_to(ROOT)} with Python {version[0]}.{version[1]}", flush=True)
+        subprocess.run([newest, "-m", "venv", "--clear", VENV], check=True)
+        subprocess.run([*pip, "install", ROOT, *peers], check=True)
+        stamp.write_text(wanted)
+    # The tree as it is now, installed as its users have it.
+    subprocess.run([*pip, "install", "--force-reinstall", "--no-deps", ROOT], check=True)
     return python
 
 
-def newest_python() -> tuple[str, tuple[int, int]]:
+def newest_python() -> tuple[Path, tuple[int, int]]:
     """The newest released Python from 3.12 on that runs, or else this one."""
     named = [shutil.which(f"python3.{minor}") for minor in (14, 13, 12)]
     pyenv = Path.home() / ".pyenv" / "versions"
     candidates = [*filter(None, named), *map(str, pyenv.glob("3.1[2-9]*/bin/python"))]
-    found = [(sys.version_info[:2], sys.executable)]
+    found = [(sys.version_info[:2], Path(sys.executable))]
     ask = "import sys, ensurepip; v = sys.version_info; print(v.major, v.minor, v.releaselevel)"
     for candidate in candidates:
         answer = subprocess.run([candidate, "-c", ask], capture_output=True, text=True)
         match answer.stdout.split():
             case [major, minor, "final"]:
-                found.append(((int(major), int(minor)), candidate))
+                found.append(((int(major), int(minor)), Path(candidate)))
     version, python = max(found)
     return python, version
 

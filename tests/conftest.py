@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import polars as pl
 import pytest
+from hypothesis import settings
+
+# On the build server a red run must mean a changed program, not an unlucky draw.
+settings.register_profile("build", derandomize=True)
+if "CI" in os.environ:
+    settings.load_profile("build")
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
