@@ -28,3 +28,11 @@ __all__ = [
     "load",
     "read_curves",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name == "schedules":  # not needed by a fit, so imported when asked for
+        import importlib
+
+        return importlib.import_module("p2fit.schedules")
+    raise AttributeError(f"module 'p2fit' has no attribute {name!r}")

@@ -71,6 +71,14 @@ def _names(ctx: Any, param: Any, value: str | None) -> list[str] | None:
     return [part for part in (p.strip() for p in value.split(",")) if part]
 
 
+def _mapping(ctx: Any, param: Any, pairs: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(n for n in found if sum(n == m for m, _ in pairs) > 1)
+        raise click.BadParameter(f"{twice} is given twice", ctx, param)
+    return found
+
+
 def _errors(command: Callable[..., None]) -> Callable[..., None]:
     """One clear line on standard error and exit code 2 for what the user can mend."""
 
@@ -85,27 +93,32 @@ def _errors(command: Callable[..., None]) -> Callable[..., None]:
         except (CurvesError, FitError, LawError) as error:
             click.echo(str(error), err=True)
             sys.exit(2)
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):  # the reader has seen enough
+                raise
+            click.echo(f"cannot write: {error.strerror or error}", err=True)
+            sys.exit(2)
 
     return wrapped
 
 
 @contextmanager
-def _working(what: str) -> Iterator[None]:
-    """A spinner on a terminal's standard error."""
-    if not sys.stderr.isatty():
-        yield
+def _working(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A spinner on a terminal's standard error; what it yields reports progress there."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield None
         return
     from rich.console import Console
 
-    with Console(stderr=True).status(what):
-        yield
+    with Console(stderr=True).status(what) as status:
+        yield lambda done, total: status.update(f"{what}: {done} of {total} resamples")
 
 
 def _echo(renderable: Any) -> None:
     """Colours and the terminal's width on a terminal; plain and stable when piped."""
     from p2fit.show import text
 
-    if sys.stdout.isatty():
+    if sys.stdout is not None and sys.stdout.isatty():
         from rich.console import Console
 
         Console().print(renderable)
@@ -121,6 +134,7 @@ _column = click.option(
     "--column",
     "column",
     multiple=True,
+    callback=_mapping,
     type=Pair("COLUMN=NAME"),
     metavar="COLUMN=NAME",
     help="Take a column from one of another name, e.g. loss=loss_pile. Repeatable.",
@@ -162,6 +176,7 @@ def main() -> None:
 @click.option(
     "--fix",
     multiple=True,
+    callback=_mapping,
     type=Pair("PARAMETER=NUMBER", number=True),
     metavar="PARAMETER=NUMBER",
     help="Hold a parameter at a value, e.g. gamma=-1. Repeatable.",
@@ -169,6 +184,7 @@ def main() -> None:
 @click.option(
     "--tie",
     multiple=True,
+    callback=_mapping,
     type=Pair("PARAMETER=PARAMETER"),
     metavar="PARAMETER=PARAMETER",
     help="Hold a parameter equal to another, e.g. beta=alpha. Repeatable.",
@@ -216,15 +232,36 @@ def main() -> None:
     is_flag=True,
     help="Also fit rows with final = 0 (pre-training laws leave them out).",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the subsample of starts.")
+@click.option(
+    "--bootstrap",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="NUMBER",
+    help="Standard errors and intervals from this many resamples, e.g. 4000.",
+)
+@click.option(
+    "--resample",
+    type=click.Choice(["wild", "runs"]),
+    help="How: random weights for each run's residuals (the default where runs have several "
+    "rows), or runs with replacement.",
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Of the resamples and of the starts."
+)
 @_as_json
-@click.option("-o", "--output", metavar="FIT.JSON", help="Also write the fit to this file.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False),
+    metavar="FIT.JSON",
+    help="Also write the fit to this file.",
+)
 @_errors
 def fit(
     curves: str,
-    column: tuple[tuple[str, str], ...],
-    fix: tuple[tuple[str, float], ...],
-    tie: tuple[tuple[str, str], ...],
+    column: dict[str, str],
+    fix: dict[str, float],
+    tie: dict[str, str],
     as_json: bool,
     output: str | None,
     **options: Any,
@@ -243,9 +280,9 @@ def fit(
     """
     from p2fit.fit import fit_each, to_json, write_text
 
-    with _working(f"fitting {curves}"):
-        fits = fit_each(curves, columns=dict(column), fix=dict(fix), tie=dict(tie), **options)
-    if output:
+    with _working(f"fitting {curves}") as progress:
+        fits = fit_each(curves, columns=column, fix=fix, tie=tie, progress=progress, **options)
+    if output is not None:
         write_text(output, to_json(fits))
     if as_json:
         click.echo(to_json(fits), nl=False)
@@ -262,7 +299,7 @@ def fit(
 @_column
 @_as_json
 @_errors
-def check(curves: str, law: str | None, column: tuple[tuple[str, str], ...], as_json: bool) -> None:
+def check(curves: str, law: str | None, column: dict[str, str], as_json: bool) -> None:
     """Check a file of loss curves and list every fault.
 
     \b
@@ -271,7 +308,7 @@ def check(curves: str, law: str | None, column: tuple[tuple[str, str], ...], as_
     """
     from p2fit.rows import check as check_curves
 
-    found = check_curves(curves, law, columns=dict(column))
+    found = check_curves(curves, law, columns=column)
     if as_json:
         _json(found)
         return

@@ -16,7 +16,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,10 +25,13 @@ import numpy as np
 import polars as pl
 
 from p2fit import __version__, metrics
+from p2fit.bootstrap import Draws, Resample
+from p2fit.bootstrap import bootstrap as resampled
 from p2fit.curves import Curves
 from p2fit.identify import Identification, identify, join
 from p2fit.laws import LAWS, Array, Law, LawError, NotMonomialError
 from p2fit.least_squares import (
+    Index,
     Problem,
     Residual,
     Solution,
@@ -89,12 +92,15 @@ class Fit:
     starts: Mapping[str, int]
     """``tried`` distinct starts, of which ``agreed`` ended at the best objective."""
     metrics: Mapping[str, float | str | None]
-    """``r2`` of the loss, ``r2_excess`` of the loss above what is known (P²: L - L₀), ``rmse``,
-    ``mape``, ``huber`` (mean), ``asd`` and its unit."""
+    """``r2`` of the loss, ``r2_excess`` of the loss above base_loss (where the law uses it),
+    ``rmse``, ``mape``, ``huber`` (mean), ``asd`` and its unit."""
     identification: Mapping[str, Any]
     """``rank`` of ``parameters``, ``condition`` number, ``undetermined`` groups with reasons."""
     covariance: Mapping[str, Any] | None
     """``names`` and ``matrix`` (logs of coefficients, exponents), ``clusters`` and their unit."""
+    bootstrap: Mapping[str, Any] | None
+    """``draws`` (name to estimates), how they were made, how many failed, lost a level or ended
+    at a bound."""
     sensitivity: Mapping[str, Mapping[str, float]]
     """Exponents when the first 10 % and 20 % of each run's tokens are dropped."""
     data: Mapping[str, Any]
@@ -116,7 +122,7 @@ class Fit:
         gone = [n for n, v in values.items() if v is None]
         if gone:
             raise LawError(f"{join(tuple(gone))} has no finite value in this fit")
-        return self.law.predict({n: float(v or 0.0) for n, v in values.items()}, columns)
+        return self.law.predict({n: v for n, v in values.items() if v is not None}, columns)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; null where there is no number, never NaN."""
@@ -168,7 +174,7 @@ class Fit:
                 warnings=tuple(document["warnings"]),
                 **rest,
             )
-        except (KeyError, TypeError, AttributeError, LawError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise FitError(f"not a fit saved by p2fit: {type(error).__name__}: {error}") from None
 
     def save(self, path: str | Path) -> None:
@@ -224,19 +230,24 @@ def to_json(fits: Fit | Sequence[Fit]) -> str:
 def write_text(path: str | Path, text: str) -> None:
     """Write a file whole or not at all: to a temporary one beside it, then rename.
 
+    What is not a regular file (a pipe, a device) is written to as it is.
+
     Raises:
         FitError: it cannot be written; the message names it.
     """
-    path = Path(path)
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        target = Path(os.path.realpath(path))  # the file that a link names, not the link
+        if target.exists() and not target.is_file():  # a pipe or a device cannot be replaced
+            target.write_text(text, encoding="utf-8")
+            return
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
             mask = os.umask(0)
             os.umask(mask)
-            os.chmod(name, 0o666 & ~mask)
-            os.replace(name, path)
+            os.chmod(name, target.stat().st_mode if target.exists() else 0o666 & ~mask)
+            os.replace(name, target)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
@@ -294,7 +305,10 @@ def fit_each(
     min_tokens: float = 0.0,
     burn_in: float = 0.0,
     include_undecayed: bool = False,
+    bootstrap: int = 0,
+    resample: Resample | None = None,
     seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Fit]:
     """Fit one law to each group of loss curves, by least squares.
 
@@ -316,7 +330,11 @@ def fit_each(
         min_tokens: leave out rows with fewer tokens.
         burn_in: leave out this share of each run's tokens, at its start.
         include_undecayed: also fit rows with ``final`` = 0.
-        seed: of the subsample that starts are compared on, with more than 4096 rows.
+        bootstrap: number of resamples; with it standard errors and intervals are the bootstrap's.
+        resample: ``wild`` (the default where runs have several rows) or ``runs``.
+        seed: of the resamples, and of the subsample that starts are compared on, with more than
+            4096 rows.
+        progress: called with resamples done and in all.
 
     Returns:
         One :class:`Fit` per group, in the order of the groups' names.
@@ -334,9 +352,13 @@ def fit_each(
         "min_tokens": min_tokens,
         "burn_in": burn_in,
         "include_undecayed": include_undecayed,
+        "bootstrap": bootstrap,
+        "resample": resample,
         "seed": seed,
     }
     _check_options(options)
+    if isinstance(by, str):
+        raise FitError(f"by is {by!r}: give a list of columns")
     curves, chosen, why = open_curves(source, law, columns)
     try:
         chosen = chosen.restrict(fix, tie) if fix or tie else chosen
@@ -352,6 +374,7 @@ def fit_each(
         by = [c for c in GROUPS if c in names] if split else []
     elif pool and by:
         raise FitError("by and pool contradict each other: give one")
+    by = list(dict.fromkeys(by))
     fits, empty = [], []
     for values, frame in split_groups(curves.frame, by):
         group = dict(zip(by, values))
@@ -363,14 +386,13 @@ def fit_each(
             empty.append(f"{label}no row is left to fit ({account})")
             continue
         try:
-            fits.append(_fit_group(rows, curves, chosen, why, group, options))
+            fits.append(_fit_group(rows, curves, chosen, why, group, options, progress))
         except LawError as error:
             raise FitError(f"{label}{error}") from None
     if not fits:
         raise FitError("\n".join(empty))
-    # A group without rows has no fit of its own to say so.
-    fits[0] = replace(fits[0], warnings=(*fits[0].warnings, *empty))
-    return fits
+    # A group without rows has no fit of its own to say so: all the others do.
+    return [replace(f, warnings=(*f.warnings, *empty)) for f in fits]
 
 
 def _not_yet(error: LawError) -> str:
@@ -384,11 +406,17 @@ def _check_options(options: Mapping[str, Any]) -> None:
         ("residual", ("log", "linear")),
         ("loss", ("huber", "squared")),
         ("weights", (None, "rows", "runs", "stderr")),
+        ("resample", (None, "wild", "runs")),
     ):
         if options[name] not in allowed:
-            raise FitError(f"{name} is {options[name]!r}: use {join(tuple(map(str, allowed)))}")
-    if not (options["delta"] > 0 and math.isfinite(options["delta"])):
-        raise FitError(f"delta is {options['delta']}: use a number above 0")
+            shown = " or ".join(str(a) for a in allowed if a is not None)
+            raise FitError(f"{name} is {options[name]!r}: use {shown}")
+    if not 1e-12 <= options["delta"] < math.inf:
+        raise FitError(f"delta is {options['delta']}: use a number from 1e-12 up")
+    if options["seed"] < 0:
+        raise FitError(f"seed is {options['seed']}: use a whole number from 0 up")
+    if options["bootstrap"] < 0 or 0 < options["bootstrap"] < 40:
+        raise FitError(f"bootstrap is {options['bootstrap']}: 95 % intervals need 40 and more")
     if not 0 <= options["burn_in"] < 1:
         raise FitError(f"burn_in is {options['burn_in']}: use a share in [0, 1)")
     if not options["min_tokens"] >= 0:
@@ -402,14 +430,19 @@ def _fit_group(
     why: str,
     group: Mapping[str, str],
     options: Mapping[str, Any],
+    progress: Callable[[int, int], None] | None,
 ) -> Fit:
     frame = rows.frame
     # Clusters in one block each; within them the order of the curves.
     unit = options["cluster"]
-    labels = frame[unit].cast(pl.String).fill_null("").to_numpy()
     if unit != "run":
-        order = np.argsort(labels, kind="stable")
-        frame, labels = frame[order], labels[order]
+        if frame[unit].null_count():
+            raise LawError(f"{unit} has empty cells: every row must belong to a cluster")
+        split = frame.group_by("run").agg(pl.col(unit).n_unique()).filter(pl.col(unit) > 1)
+        if split.height:
+            raise LawError(f"{unit} varies within run {split['run'][0]}: a run is one unit")
+        frame = frame.sort(unit, maintain_order=True)
+    labels = frame[unit].cast(pl.String).to_numpy()
     clusters = np.concatenate([[0], np.cumsum(labels[1:] != labels[:-1])])
     columns = {x: frame[x].to_numpy() for x in law.inputs}
     y = frame["loss"].to_numpy()
@@ -417,18 +450,33 @@ def _fit_group(
     problem = build(law, columns, y, np.ones(len(y)), residual=options["residual"], delta=delta)
     problem, weighting = _weigh(problem, frame, options)
     solution = solve(problem, seed=options["seed"])
+    if not (math.isfinite(solution.value) and np.all(fitted_loss(problem, solution.z[None]) > 0)):
+        raise LawError("with these signs and fixed values the law gives no loss above 0")
     found = identify(problem, solution.z, columns)
     if found.undetermined:
         solution = settle(problem, solution)
         found = identify(problem, solution.z, columns)
     spread = covariance(problem, solution.z, clusters, found)
+    draws = None
+    if options["bootstrap"] and spread is not None:
+        several = len(y) > spread.clusters
+        draws = resampled(
+            problem,
+            solution.z,
+            clusters,
+            options["bootstrap"],
+            resample=options["resample"] or ("wild" if several else "runs"),
+            seed=options["seed"],
+            levels=[v for v in map(_levels, columns.values()) if v is not None],
+            progress=progress,
+        )
     scores = _score(problem, solution.z, frame, options)
     warnings = _warn(problem, solution, found, spread, frame, columns, unit)
     return Fit(
         law=law,
         backend="least-squares",
         group=dict(group),
-        parameters=_estimates(problem, solution.z, found, spread),
+        parameters=_estimates(problem, solution.z, found, spread, draws),
         objective=solution.value,
         converged=solution.converged,
         starts={"tried": solution.starts, "agreed": solution.agreed},
@@ -451,6 +499,7 @@ def _fit_group(
             "unit": unit,
             "critical": spread.critical,
         },
+        bootstrap=None if draws is None else _account(problem, draws),
         sensitivity=_sensitivity(problem, solution, frame) if not found.undetermined else {},
         data={
             "source": curves.source,
@@ -466,7 +515,7 @@ def _fit_group(
                 for x, v in columns.items()
             },
         },
-        options={**options, **weighting, "delta": options["delta"]},
+        options={**options, **weighting},
         warnings=tuple(warnings),
     )
 
@@ -519,7 +568,7 @@ def _score(
 ) -> dict[str, float | str | None]:
     fitted, y = fitted_loss(problem, z[None])[0], problem.y
     r = residuals(problem, z)
-    known = bool(np.any(problem.offset != 0))
+    known = "base_loss" in problem.law.inputs
     slope = None
     if "tokens" in frame.columns:
         runs, tokens = frame["run"].to_numpy(), frame["tokens"].to_numpy()
@@ -539,7 +588,11 @@ def _score(
 
 
 def _estimates(
-    problem: Problem, z: Array, found: Identification, spread: Covariance | None
+    problem: Problem,
+    z: Array,
+    found: Identification,
+    spread: Covariance | None,
+    draws: Draws | None,
 ) -> dict[str, Estimate]:
     law = problem.law
     values = {n: float(v) for n, v in problem.natural(z).items()}
@@ -547,7 +600,7 @@ def _estimates(
     for i, name in enumerate(problem.names):
         stderr, interval = None, None
         if spread is not None and name not in found.names:
-            stderr, low, high = spread.interval(i)
+            stderr, low, high = spread.interval(i) if draws is None else draws.interval(i)
             interval = (_end(low), _end(high))
             stderr = None if interval == (None, None) else stderr
         at_bound = bool(z[i] <= problem.lower[i] or z[i] >= problem.upper[i])
@@ -565,8 +618,26 @@ def _estimates(
     return {n: result[n] for n in law.parameters}
 
 
+def _levels(column: Array) -> Index | None:
+    """The level of each row, where an input has few: a size, a rate."""
+    values = sorted(set(column.tolist()))
+    return np.searchsorted(values, column) if len(values) <= 10 else None
+
+
+def _account(problem: Problem, draws: Draws) -> dict[str, Any]:
+    at = {n: int(c) for n, c in zip(problem.names, draws.at_bound.sum(axis=0)) if c}
+    return {
+        "draws": {n: np.asarray(v) for n, v in draws.natural.items()},
+        "count": len(draws.z),
+        "resample": draws.resample,
+        "failed": int(np.count_nonzero(draws.converged == 0)),
+        "lost_level": draws.lost,
+        "at_bound": at,
+    }
+
+
 def _end(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def _sensitivity(
@@ -597,13 +668,23 @@ def _warn(
     unit: str,
 ) -> list[str]:
     lines = found.warnings
+    if solution.agreed == 1 and solution.starts > 3:
+        lines.append(
+            f"only 1 of {solution.starts} starts reached this objective: others may be lower"
+        )
+    if "loss_stderr" in frame.columns and 0 < frame["loss_stderr"].null_count() < frame.height:
+        empty = frame["loss_stderr"].null_count()
+        lines.append(f"loss_stderr is empty in {empty} rows, so it is not used for weights")
     if not solution.converged:
         lines.append("the solver did not converge: the objective may not be at its minimum")
     if spread is None:
         count = frame[unit].n_unique()
-        what = f"{unit}s" if unit == "run" else f"values of {unit}"
+        what = f"run{'s' * (count > 1)}" if unit == "run" else f"values of {unit}"
         lines.append(
-            f"no intervals: {count} independent {what} do not outnumber {found.rank} parameters"
+            f"no intervals: {count} independent {what} for {found.rank} parameters, or residuals "
+            "too large to tell"
+            if count > found.rank
+            else f"no intervals: {count} independent {what}, {found.rank + 1} needed"
         )
     names = problem.names
     for i, name in enumerate(names):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from p2fit.laws import Array, Law
+from p2fit.laws import Array, Law, LawError
 from p2fit.least_squares import Problem, build, jacobian
 
 #: Condition number above which the fit warns.
@@ -56,7 +56,8 @@ class Identification:
     collinear: tuple[tuple[str, str], ...]
     """Pairs of inputs that move together: one is a power of the other in these rows."""
     basis: Array
-    """Determined directions in the solver's variables, shape (p, rank)."""
+    """Determined directions in the solver's variables, shape (p, rank), each as long as it takes
+    to move the fitted losses by 1 (root of the weighted sum of squares)."""
 
     @property
     def names(self) -> frozenset[str]:
@@ -94,7 +95,7 @@ def identify(problem: Problem, z: Array, columns: Mapping[str, Array]) -> Identi
     condition = float(top / smallest) if smallest > 0 and moving.all() else float("inf")
     scale = np.where(moving, norms, 1.0)
     basis = np.zeros((len(z), rank))
-    basis[moving] = directions[kept].T
+    basis[moving] = directions[kept].T / singular[kept]
     basis /= scale[:, None]
     null = np.zeros((len(z), len(z) - rank))
     null[moving, : int((~kept).sum())] = directions[~kept].T
@@ -135,7 +136,7 @@ def _decompose(problem: Problem, z: Array) -> tuple[Array, Array, Array]:
     norms = np.linalg.norm(triangle, axis=0)
     # An exponent's column of rounding errors is a column of zeros.
     k = problem.coefficients
-    size = np.concatenate([np.abs(z[:k]), np.ones(len(z) - k)])
+    size = problem.sizes
     idle = norms * size <= 1e-11 * (norms * size).max()
     norms[k:][idle[k:]] = 0.0
     moving = norms > 0
@@ -185,7 +186,7 @@ def _zero(problem: Problem, z: Array, names: tuple[str, ...]) -> tuple[str, ...]
     uses = {n: {t.coefficient for t in law.terms if n in t.exponents} for n in names}
     if all(n in law.exponents and uses[n] <= zeros for n in names):
         gone = sorted({str(c) for n in names for c in uses[n]})
-        return (f"{join(tuple(gone))} is 0 here",)
+        return (f"{join(tuple(gone))} {'is' if len(gone) == 1 else 'are'} 0 here",)
     return ()
 
 
@@ -199,7 +200,7 @@ def _reasons(problem: Problem, z: Array, columns: Mapping[str, Array]) -> tuple[
     here = dict(zip(inputs, design.T))
     rank = _structural_rank(problem, here)
     # Greedily: the input whose further values determine most, with as few as will do.
-    for _ in inputs:
+    for _ in inputs if rank else ():
         gains = {x: _structural_rank(problem, _crossed(here, x, 6)) for x in inputs}
         best = max(gains, key=lambda x: gains[x])
         have = len(values[best])
@@ -234,11 +235,15 @@ def _inputs(law: Law) -> list[str]:
 
 
 def _structural_rank(problem: Problem, columns: Mapping[str, Array]) -> int:
-    """Rank at a generic point: no term is 0, no two exponents are equal."""
-    law = problem.law
+    """Rank at a generic point: no term is 0, no two exponents are equal; 0 where it has none."""
     n = len(next(iter(columns.values())))
-    rest = {x: np.ones(n) for x in law.inputs if x not in columns}
-    generic = build(law, {**columns, **rest}, np.ones(n), np.ones(n), residual="linear")
+    rest = {x: np.ones(n) for x in problem.law.inputs if x not in columns}
+    try:
+        generic = build(
+            problem.law, {**columns, **rest}, np.ones(n), np.ones(n), residual="linear", known=False
+        )
+    except LawError:  # such a point lies outside what the formula is for
+        return 0
     k = generic.coefficients
     z = np.concatenate([np.ones(k), 0.3 + 0.17 * np.arange(generic.exponents)])
     z[k:] = np.clip(z[k:], generic.lower[k:], generic.upper[k:])
@@ -249,10 +254,9 @@ def _structural_rank(problem: Problem, columns: Mapping[str, Array]) -> int:
 def _crossed(design: Mapping[str, Array], name: str, count: int) -> dict[str, Array]:
     """Every point of the other inputs with ``count`` values of one input."""
     values = np.unique(design[name])
-    if values.max() < 1 and values.min() >= 0:  # a rate
-        levels = np.linspace(0.1, 0.7, count)
-    else:
-        levels = values.max() * 2.0 ** np.arange(count)
+    low, high = float(values[0]), float(values[-1])
+    # Among the values of the data, where the formula is known to work.
+    levels = np.linspace(low if low < high else 0.6 * high, high, count)
     rest = [x for x in design if x != name]
     others = np.unique(np.stack([design[x] for x in rest] or [np.zeros(1)], axis=1), axis=0)
     others = others[:: max(1, len(others) // 64)]

@@ -153,6 +153,8 @@ class Law:
             LawError: the formula has a fault; the message names it and where it is.
         """
         names = list(dict.fromkeys(n.id for n in _names(_tree(formula))))
+        if "loss" in names and "loss" in columns:
+            raise LawError("a law predicts the loss: it cannot be an input")
         parameters = tuple(n for n in names if n not in columns)
         inputs = tuple(n for n in names if n in columns)
         if not parameters:
@@ -228,6 +230,10 @@ class Law:
     def ranges(self) -> dict[str, tuple[float, float]]:
         """Where each free parameter is searched: exponents by their role (see ONE_SIGN)."""
         whole = replace(self, fixed={}, tied={})
+        try:  # what is fixed or tied does not change the role of the others
+            _ = whole.terms
+        except LawError:
+            whole = self
         factors: dict[str, dict[tuple[str, float], int]] = {}
         for term in whole.terms:
             for base, power in term.powers:
@@ -239,7 +245,7 @@ class Law:
         found = dict.fromkeys(self.coefficients, (0.0, math.inf))
         for name in self.exponents:
             group = [name, *(a for a, b in self.tied.items() if b == name)]
-            found[name] = max(own[g] for g in group if g in own)
+            found[name] = min(own[g] for g in group if g in own)
         return found
 
     @cached_property
@@ -278,9 +284,9 @@ class Law:
 
     def latex(self) -> str:
         """The formula in LaTeX."""
-        text = "L = " + _latex(_tree(self.formula))[0]
         # Without pruning there is no "before": N rather than N_0.
-        return text if "pruning_rate" in self.inputs else text.replace("N_0", "N")
+        size = "N_0" if "pruning_rate" in self.inputs else "N"
+        return "L = " + _latex(_tree(self.formula), {**_SYMBOLS, "params": size})[0]
 
 
 def evaluate(expression: str, columns: Mapping[str, Array]) -> Array:
@@ -300,14 +306,17 @@ def _tree(formula: str) -> ast.expr:
         detail = getattr(error, "msg", None) or "too deep"
         raise LawError(f"cannot read the formula {formula!r}: {detail}") from None
     allowed = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.USub, ast.UAdd, ast.Load)
-    for node in ast.walk(tree):
+    nodes = list(ast.walk(tree))
+    if len(nodes) > 1000:
+        raise LawError(f"the formula {formula[:40]}… is too long")
+    for node in nodes:
         fault = None
         match node:
             case ast.BinOp() | ast.UnaryOp() | ast.Name():
                 pass
             case ast.Constant(value=bool() | complex()):
                 fault = ast.unparse(node)
-            case ast.Constant(value=int() | float()):
+            case ast.Constant(value=int() | float() as value) if abs(value) < 1e300:
                 pass
             case ast.Call(func=ast.Name(id=name), args=[_], keywords=[]) if name in _FUNCTIONS:
                 pass
@@ -349,7 +358,8 @@ class _Substitute(ast.NodeTransformer):
         zero = [isinstance(x, ast.Constant) and x.value == 0 for x in (node.left, node.right)]
         if isinstance(node.op, ast.Mult):
             return ast.Constant(0.0) if any(zero) else node
-        return ast.Constant(0.0) if isinstance(node.op, ast.Div) and zero == [True, False] else node
+        gone = isinstance(node.op, ast.Div | ast.Pow) and zero == [True, False]
+        return ast.Constant(0.0) if gone else node
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         return ast.Call(node.func, [self.visit(node.args[0])], [])
@@ -499,8 +509,8 @@ def _collect(monomials: list[_Monomial], parameters: set[str]) -> tuple[Term, ..
         other = {u.scale for u in terms if u.coefficient == t.coefficient}
         if t.coefficient and len(other) > 1:
             raise NotMonomialError(f"{t.coefficient} enters with two different powers")
-        if t.coefficient and not t.scale.weights and t.scale.constant == 0:
-            raise NotMonomialError(f"{t.coefficient} cancels out")
+        if t.coefficient and not t.scale.weights and t.scale.constant <= 0:
+            raise NotMonomialError(f"{t.coefficient} divides: write it as a factor")
     lost = exponents - {e for t in terms for e in t.exponents}
     if lost:
         raise NotMonomialError(f"{', '.join(sorted(lost))} is the power of no input")
@@ -510,21 +520,20 @@ def _collect(monomials: list[_Monomial], parameters: set[str]) -> tuple[Term, ..
 # ---------------------------------------------------------------- LaTeX
 
 _SYMBOLS = {
-    "params": "N_0",
     "tokens": "D",
     "pruning_rate": r"\rho",
     "base_loss": "L_0",
     "avg_params": r"\bar{N}",
     "active_params": "N",
 }
-_GREEK = {"alpha", "beta", "gamma", "delta", "epsilon", "kappa", "lambda", "mu", "nu", "rho"}
+_GREEK = {"alpha", "beta", "gamma", "delta", "epsilon", "kappa", "mu", "nu", "rho"}
 _GREEK |= {"sigma", "tau", "theta", "eta", "zeta", "omega", "phi", "psi", "chi", "xi"}
 
 
-def latex_symbol(name: str) -> str:
+def _symbol(name: str, known: Mapping[str, str]) -> str:
     """A column's or parameter's name in LaTeX."""
-    if name in _SYMBOLS:
-        return _SYMBOLS[name]
+    if name in known:
+        return known[name]
     head, _, tail = name.partition("_")
     head = f"\\{head}" if head in _GREEK else head if len(head) == 1 else rf"\mathrm{{{head}}}"
     if not tail:
@@ -533,22 +542,23 @@ def latex_symbol(name: str) -> str:
     return f"{head}_{tail}" if len(tail) == 1 else rf"{head}_{{\mathrm{{{tail}}}}}"
 
 
-def _latex(node: ast.expr) -> tuple[str, int]:
+def _latex(node: ast.expr, symbols: Mapping[str, str]) -> tuple[str, int]:
     """LaTeX and its binding strength: 1 a sum, 2 a product, 3 an atom."""
 
     def bound(child: ast.expr, strength: int) -> str:
-        text, own = _latex(child)
+        text, own = _latex(child, symbols)
         return text if own >= strength else rf"\left({text}\right)"
 
     match node:
         case ast.Constant(value=int() | float() as value):
-            return f"{value:g}", 3
+            digits, _, power = f"{value:.10g}".partition("e")
+            return (rf"{digits} \cdot 10^{{{int(power)}}}", 2) if power else (digits, 3)
         case ast.Name(id=name):
-            return latex_symbol(name), 3
+            return _symbol(name, symbols), 3
         case ast.UnaryOp(op=op, operand=operand):
             return ("-" if isinstance(op, ast.USub) else "") + bound(operand, 2), 1
         case ast.Call(func=ast.Name(id=name), args=[argument]):
-            return rf"\{name}\left({_latex(argument)[0]}\right)", 3
+            return rf"\{name}\left({_latex(argument, symbols)[0]}\right)", 3
         case ast.BinOp(left=left, op=ast.Add(), right=right):
             return f"{bound(left, 1)} + {bound(right, 1)}", 1
         case ast.BinOp(left=left, op=ast.Sub(), right=right):
@@ -556,11 +566,13 @@ def _latex(node: ast.expr) -> tuple[str, int]:
         case ast.BinOp(left=left, op=ast.Mult(), right=right):
             return rf"{bound(left, 2)} \, {bound(right, 2)}", 2
         case ast.BinOp(left=left, op=ast.Div(), right=right):
-            return rf"\frac{{{_latex(left)[0]}}}{{{_latex(right)[0]}}}", 3
+            return rf"\frac{{{_latex(left, symbols)[0]}}}{{{_latex(right, symbols)[0]}}}", 3
         case ast.BinOp(left=left, op=ast.Pow(), right=right):
             plain = isinstance(left, ast.Name)
-            base = _latex(left)[0] if plain else rf"\left({_latex(left)[0]}\right)"
-            return f"{base}^{{{_latex(right)[0]}}}", 3
+            base = (
+                _latex(left, symbols)[0] if plain else rf"\left({_latex(left, symbols)[0]}\right)"
+            )
+            return f"{base}^{{{_latex(right, symbols)[0]}}}", 3
     raise AssertionError(ast.dump(node))
 
 

@@ -37,6 +37,7 @@ RIDGE = 1e-8
 RIDGE_EXPONENT = 0.5
 
 _STARTS = 12
+_MOST = 10  # coefficients: their subsets are enumerated
 _GRID_POINTS = 4096  # of exponents, in the profile
 _GRID_ROWS = 512  # rows used to profile
 _START_ROWS = 4096  # rows used to find starts; all are used to polish
@@ -97,6 +98,18 @@ class Problem:
         return (*self.law.coefficients, *self.law.exponents)
 
     @cached_property
+    def sizes(self) -> Array:
+        """What one unit of z amounts to: a typical loss for coefficients, 1 for exponents."""
+        typical = float(self.y.mean())
+        return np.concatenate([np.full(self.coefficients, typical), np.ones(self.exponents)])
+
+    @cached_property
+    def floor(self) -> float:
+        """Objective of residuals that are mere rounding."""
+        size = 1.0 if self.residual == "log" else float(self.y.mean())
+        return float(self.weights.sum()) * (EXACT * size) ** 2
+
+    @cached_property
     def uses(self) -> list[list[tuple[int, list[tuple[int, float]]]]]:
         """For each exponent, the bases whose power it changes, and in which terms how much."""
         bases = range(len(self.logs))
@@ -129,7 +142,7 @@ class Problem:
             logs=self.logs[:, index],
         )
 
-    def log_scales(self, z: Array) -> Array:
+    def scales(self, z: Array) -> Array:
         """Powers of the coefficients as written: b_D for (a_D/D)^b_D; (…, coefficients)."""
         theta = dict(zip(self.law.exponents, np.moveaxis(z[..., self.coefficients :], -1, 0)))
         scales = {t.coefficient: t.scale for t in self.law.terms if t.coefficient}
@@ -143,7 +156,7 @@ class Problem:
         k = self.coefficients
         with np.errstate(all="ignore"):
             logs = np.log(z[..., :k]) - self.centre[:, 0] - z[..., k:] @ self.centre[:, 1:].T
-            values = np.exp(logs / self.log_scales(z))
+            values = np.exp(logs / self.scales(z))
         found = dict(zip(self.law.coefficients, np.moveaxis(values, -1, 0)))
         found |= dict(zip(self.law.exponents, np.moveaxis(z[..., k:], -1, 0)))
         return self.law.full(found)
@@ -154,7 +167,7 @@ class Problem:
         z = np.concatenate([np.ones(self.coefficients), theta])
         with np.errstate(divide="ignore"):
             logs = np.log([float(parameters[c]) for c in self.law.coefficients])
-        logs = logs * self.log_scales(z) + self.centre[:, 0] + self.centre[:, 1:] @ theta
+        logs = logs * self.scales(z) + self.centre[:, 0] + self.centre[:, 1:] @ theta
         z[: self.coefficients] = np.exp(logs)
         return z
 
@@ -167,6 +180,7 @@ def build(
     *,
     residual: Residual = "log",
     delta: float = 1e-3,
+    known: bool = True,
 ) -> Problem:
     """Put a law on rows.
 
@@ -175,15 +189,19 @@ def build(
         columns: every input of the law, each of shape (n,).
         y: losses, shape (n,), > 0.
         weights: row weights, shape (n,), >= 0.
+        known: whether to add the terms without parameters.
 
     Raises:
         LawError: a base of a power is not positive on some row (the message names the row count).
-        NotMonomial: the formula is not a sum of monomials.
+        NotMonomialError: the formula is not a sum of monomials.
     """
-    known = [t for t in law.terms if t.known]
     terms = [t for t in law.terms if not t.known]
+    if len(law.coefficients) > _MOST:
+        raise LawError(
+            f"the law has {len(law.coefficients)} coefficients; at most {_MOST} are fitted"
+        )
     offset = np.zeros(len(y))
-    for t in known:
+    for t in (t for t in law.terms if t.known and known):
         part = np.full(len(y), t.number)
         for base, power in t.powers:
             part = part * np.broadcast_to(evaluate(base, columns), y.shape) ** power.constant
@@ -301,7 +319,7 @@ class _Point:
     value: Array  # (B,)
     gradient: Array  # (B, p)
     hessian: Array  # (B, p, p), of the objective
-    bound: Array  # (B, p, p), Gauss-Newton with IRLS weights: positive, above the Hessian
+    bound: Array  # (B, p, p), Gauss-Newton with IRLS weights: positive, above Huber's curvature
 
     def take(self, index: Index) -> _Point:
         return _Point(
@@ -328,7 +346,26 @@ def _chunks(problem: Problem, batch: int) -> Iterator[slice]:
     return (slice(i, min(i + step, n)) for i in range(0, n, step))
 
 
-def _evaluate(problem: Problem, z: Array, ridge: _Ridge | None) -> _Point:
+@dataclass(frozen=True)
+class _Rows:
+    """Losses and weights, one row for every problem of the batch or one for all of them."""
+
+    y: Array  # (1 or B, n)
+    weights: Array  # (1 or B, n)
+
+    @staticmethod
+    def of(problem: Problem, y: Array | None, weights: Array | None) -> _Rows:
+        own = problem.y[None] if y is None else y
+        return _Rows(own, problem.weights[None] if weights is None else weights)
+
+    def take(self, index: Index) -> _Rows:
+        return _Rows(
+            self.y if len(self.y) == 1 else self.y[index],
+            self.weights if len(self.weights) == 1 else self.weights[index],
+        )
+
+
+def _evaluate(problem: Problem, z: Array, ridge: _Ridge | None, rows: _Rows) -> _Point:
     batch, p = z.shape
     point = _Point(
         np.zeros(batch), np.zeros((batch, p)), np.zeros((batch, p, p)), np.zeros((batch, p, p))
@@ -338,8 +375,8 @@ def _evaluate(problem: Problem, z: Array, ridge: _Ridge | None) -> _Point:
         part = problem if len(problem.y) == chunk.stop - chunk.start else problem.rows(chunk)
         phi, sizes = _terms(part, z)
         fitted = part.offset + sizes.sum(axis=1)
-        r, dr = _residuals(part, fitted, part.y)
-        w = part.weights
+        r, dr = _residuals(part, fitted, rows.y[:, chunk])
+        w = rows.weights[:, chunk]
         size = np.abs(r)
         clipped = np.minimum(size, part.delta)
         psi = w * np.copysign(clipped, r)
@@ -387,19 +424,33 @@ class Minimum:
 
 
 def minimise(
-    problem: Problem, z: Array, *, iterations: int = 200, ridge: _Ridge | None = None
+    problem: Problem,
+    z: Array,
+    *,
+    iterations: int = 200,
+    ridge: _Ridge | None = None,
+    y: Array | None = None,
+    weights: Array | None = None,
 ) -> Minimum:
-    """Minimise from every row of z (B, p) at once, within the bounds."""
+    """Minimise from every row of z (B, p) at once, within the bounds.
+
+    Args:
+        y: other losses for each of the B problems, (B, n).
+        weights: other row weights for each of them, (B, n).
+    """
     with np.errstate(all="ignore"):
-        return _minimise(problem, np.clip(z, problem.lower, problem.upper), iterations, ridge)
+        start = np.clip(z, problem.lower, problem.upper)
+        return _minimise(problem, start, iterations, ridge, _Rows.of(problem, y, weights))
 
 
-def _minimise(problem: Problem, z: Array, iterations: int, ridge: _Ridge | None) -> Minimum:
+def _minimise(
+    problem: Problem, z: Array, iterations: int, ridge: _Ridge | None, rows: _Rows
+) -> Minimum:
     batch, p = z.shape
     k = problem.coefficients
     z = z.copy()
-    floor = problem.weights.sum() * EXACT**2
-    point = _evaluate(problem, z, ridge)
+    floor = problem.floor
+    point = _evaluate(problem, z, ridge, rows)
     damping = np.full(batch, 0.1)
     converged = np.zeros(batch, bool)
     active = np.flatnonzero(np.isfinite(point.value))
@@ -411,31 +462,27 @@ def _minimise(problem: Problem, z: Array, iterations: int, ridge: _Ridge | None)
         low, high = x <= problem.lower, x >= problem.upper
         scale = now.bound[:, diagonal, diagonal]
         # A variable that moves nothing (its input is constant, its term is 0) stays put.
-        free = scale > 1e-13 * scale.max(axis=1, keepdims=True)
+        effect = scale * problem.sizes**2
+        free = effect > 1e-13 * effect.max(axis=1, keepdims=True)
         free &= ~((low & (now.gradient > 0)) | (high & (now.gradient < 0)))
         gradient = np.where(free, now.gradient, 0.0)
         matrix = now.hessian + lam[:, None, None] * now.bound
         matrix[:, diagonal, diagonal] += 0.1 * lam[:, None] * scale
         matrix = np.where(free[:, :, None] & free[:, None, :], matrix, 0.0)
         matrix[:, diagonal, diagonal] += np.where(free, 0.0, 1.0)
-        # Scaled to a unit diagonal, so that a solve never meets numbers of very different size.
-        root = 1.0 / np.sqrt(np.where(free, scale, 1.0))
-        try:
-            step = np.linalg.solve(
-                matrix * root[:, :, None] * root[:, None, :], (-gradient * root)[:, :, None]
-            )[:, :, 0]
-        except np.linalg.LinAlgError:
+        step = _solve(matrix, -gradient, np.where(free, scale, 1.0))
+        if step is None:
             damping[active] *= 10
             continue
-        step *= root
         decrease = -(gradient * step).sum(axis=1)
         done = (np.abs(decrease) <= 1e-12 * (now.value + floor)) & (lam <= 1e-2)
         done |= ~gradient.any(axis=1)
         trial = np.clip(x + step, problem.lower, problem.upper)
-        new = _evaluate(problem, trial, ridge)
+        new = _evaluate(problem, trial, ridge, rows.take(active))
         better = (decrease > 0) & (new.value <= now.value)
         if count >= _PROJECT_AFTER and k and not better.all():
-            _project(problem, trial, new, np.flatnonzero(~better), ridge)
+            over = np.flatnonzero(~better)
+            _project(problem, trial, new, over, ridge, rows.take(active[over]))
             better = (decrease > 0) & (new.value <= now.value)
         where = active[better]
         z[where] = trial[better]
@@ -453,32 +500,40 @@ def _minimise(problem: Problem, z: Array, iterations: int, ridge: _Ridge | None)
     return Minimum(z, point.value, converged)
 
 
-def _project(problem: Problem, z: Array, point: _Point, rows: Index, ridge: _Ridge | None) -> None:
+def _project(
+    problem: Problem, z: Array, point: _Point, at: Index, ridge: _Ridge | None, rows: _Rows
+) -> None:
     """Fit the coefficients to the exponents where a step overshot, in place.
 
     Valleys are curved where a small coefficient trades with its exponent; the loss is linear in
     the coefficients, so one step takes them back to the floor (variable projection).
     """
     k = problem.coefficients
-    at, diagonal = z[rows], np.arange(k)
-    gradient, matrix = point.gradient[rows, :k], point.bound[rows, :k, :k].copy()
+    moved, diagonal = z[at], np.arange(k)
+    gradient, matrix = point.gradient[at, :k], point.bound[at, :k, :k]
     scale = matrix[:, diagonal, diagonal]
-    free = (scale > 0) & ((at[:, :k] > 0) | (gradient < 0)) & np.isfinite(scale)
+    free = (scale > 0) & ((moved[:, :k] > 0) | (gradient < 0)) & np.isfinite(scale)
     gradient = np.where(free, gradient, 0.0)
     matrix = np.where(free[:, :, None] & free[:, None, :], matrix, 0.0)
     matrix[:, diagonal, diagonal] += np.where(free, 1e-12 * scale, 1.0)
-    root = 1.0 / np.sqrt(np.where(free, scale, 1.0))
-    try:
-        step = np.linalg.solve(
-            matrix * root[:, :, None] * root[:, None, :], (-gradient * root)[:, :, None]
-        )[:, :, 0]
-    except np.linalg.LinAlgError:
+    step = _solve(matrix, -gradient, np.where(free, scale, 1.0))
+    if step is None:
         return
-    at[:, :k] = np.maximum(at[:, :k] + step * root, 0.0)
-    new = _evaluate(problem, at, ridge)
-    lower = new.value < point.value[rows]
-    z[rows[lower]] = at[lower]
-    point.put(rows[lower], new.take(np.flatnonzero(lower)))
+    moved[:, :k] = np.maximum(moved[:, :k] + step, 0.0)
+    new = _evaluate(problem, moved, ridge, rows)
+    lower = np.flatnonzero(new.value < point.value[at])
+    z[at[lower]] = moved[lower]
+    point.put(at[lower], new.take(lower))
+
+
+def _solve(matrix: Array, right: Array, scale: Array) -> Array | None:
+    """Solve (B, p, p) systems, scaled to a unit diagonal first; None where one is singular."""
+    root = 1.0 / np.sqrt(scale)
+    try:
+        scaled = matrix * root[:, :, None] * root[:, None, :]
+        return np.linalg.solve(scaled, (right * root)[:, :, None])[:, :, 0] * root
+    except np.linalg.LinAlgError:
+        return None
 
 
 # ---------------------------------------------------------------- starts: the profile of a grid
@@ -617,7 +672,6 @@ def _starts(problem: Problem, robust: Array | None, count: int) -> Array:
         inside = numbers[np.ix_(*block)].ravel()
         chosen.append(inside[np.argmin(flat[inside])])
     chosen = list(dict.fromkeys(sorted(chosen, key=lambda i: flat[i])))
-    # The best local minima, and the rest spread over the blocks.
     picked = np.array(chosen[:count])
     where = np.unravel_index(picked, value.shape)
     theta = np.stack([axis[i] for axis, i in zip(_grid(problem), where)], axis=1)
@@ -654,7 +708,7 @@ def solve(problem: Problem, *, seed: int = 0) -> Solution:
     small = _subsample(problem, _START_ROWS, seed)
     with np.errstate(all="ignore"):
         found = _multistart(small, seed)
-    floor = small.weights.sum() * EXACT**2
+    floor = small.floor
     best = found.value.min()
     agreed = int(np.sum(found.value <= best * (1 + AGREE) + floor))
     starts = len(found.value)
@@ -663,10 +717,12 @@ def solve(problem: Problem, *, seed: int = 0) -> Solution:
         near = order[found.value[order] <= best * 1.001 + floor]
         found = minimise(problem, _distinct(problem, found.z[near], digits=3)[:3])
     top = int(np.argmin(found.value))
+    # What rounding keeps off a bound is at it.
+    near = 1e-10 * problem.sizes
+    z = np.where(found.z[top] - problem.lower < near, problem.lower, found.z[top])
+    z = np.where(problem.upper - z < near, problem.upper, z)
     ties = found.z[found.value <= found.value[top] * (1 + AGREE) + floor]
-    return Solution(
-        found.z[top], float(found.value[top]), bool(found.converged[top]), starts, agreed, ties
-    )
+    return Solution(z, float(found.value[top]), bool(found.converged[top]), starts, agreed, ties)
 
 
 def settle(problem: Problem, solution: Solution) -> Solution:
@@ -682,19 +738,21 @@ def settle(problem: Problem, solution: Solution) -> Solution:
     towards[:k] = max(size, 1e-3 * float(problem.y.mean()))
     scale = np.ones(len(towards))
     scale[:k] = 10 * towards[:k]  # exponents first: a term at 0 beats an exponent at 0
-    bound = _evaluate(problem, solution.z[None], None).bound[0]
+    rows = _Rows.of(problem, None, None)
+    bound = _evaluate(problem, solution.z[None], None, rows).bound[0]
     unit = float(np.mean(np.diag(bound) * scale**2))
     z = np.concatenate([towards[None], _distinct(problem, solution.ties, digits=3)])
     for strength in (1.0, 1e-2, 1e-4, 1e-6, RIDGE, 1e-2 * RIDGE, 1e-4 * RIDGE):
         found = minimise(problem, z, ridge=_Ridge(strength * unit, towards, scale))
         z = found.z
         plain = minimise(problem, z, iterations=0).value
-        good = plain <= solution.value * (1 + AGREE) + problem.weights.sum() * EXACT**2
+        good = plain <= solution.value * (1 + AGREE) + problem.floor
         if strength <= RIDGE and good.any():
             top = int(np.argmin(np.where(good, found.value, np.inf)))
             return replace(solution, z=z[top], value=float(plain[top]))
     # The ridge bends a direction that is weak but determined: move only what moves nothing.
-    idle = np.diag(bound) <= 1e-13 * np.diag(bound).max()
+    effect = np.diag(bound) * problem.sizes**2
+    idle = effect <= 1e-13 * effect.max()
     return replace(solution, z=np.where(idle, towards, solution.z))
 
 
@@ -715,7 +773,7 @@ def _multistart(problem: Problem, seed: int) -> Minimum:
         r = np.abs(residuals(grid, first.z[np.argmin(first.value)]))
         robust = 1.0 / np.maximum(r / problem.delta, 1.0)
         starts = np.concatenate([starts, _starts(grid, robust, _STARTS)])
-    return minimise(problem, _distinct(problem, starts)[: 2 * _STARTS])
+    return minimise(problem, _distinct(problem, starts))
 
 
 def _distinct(problem: Problem, z: Array, digits: int = 9) -> Array:

@@ -15,7 +15,9 @@ ASD_UNIT = "nats per billion tokens"
 def r_squared(observed: Array, fitted: Array) -> float | None:
     """Share of the variance that is explained; None where nothing varies."""
     spread = float(np.sum((observed - observed.mean()) ** 2))
-    return 1 - float(np.sum((observed - fitted) ** 2)) / spread if spread > 0 else None
+    if spread <= (1e-14 * float(np.abs(observed).max())) ** 2 * len(observed):
+        return None
+    return 1 - float(np.sum((observed - fitted) ** 2)) / spread
 
 
 def rmse(observed: Array, fitted: Array) -> float:

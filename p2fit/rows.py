@@ -24,6 +24,12 @@ class FitError(ValueError):
     """A fit that cannot be done; the message says what to change."""
 
 
+def available(columns: Collection[str]) -> set[str]:
+    """Columns that a law may use: those of the file, and what follows from them."""
+    derived = {"avg_params"} if "active_params" in columns else set()
+    return set(columns) | derived
+
+
 def choose_law(columns: Collection[str]) -> tuple[Law, str]:
     """The law that a file's columns call for, and why.
 
@@ -32,7 +38,7 @@ def choose_law(columns: Collection[str]) -> tuple[Law, str]:
     """
     if {"pruning_rate", "base_loss"} <= set(columns):
         name, why = "p2", "the file has pruning_rate and base_loss"
-    elif {"avg_params", "active_params"} & set(columns):
+    elif "avg_params" in available(columns):
         has = "avg_params" if "avg_params" in columns else "active_params"
         name, why = "average-params", f"the file has {has}"
     elif "pruning_rate" in columns:
@@ -40,7 +46,7 @@ def choose_law(columns: Collection[str]) -> tuple[Law, str]:
     else:
         name, why = "chinchilla", "the file has neither pruning_rate nor avg_params"
     law = LAWS[name]
-    if not set(needs(law)) <= set(columns) | ({"avg_params"} & set(law.inputs)):
+    if not set(needs(law)) <= available(columns):
         raise FitError(_lacks(law, columns))
     return law, why
 
@@ -53,13 +59,11 @@ def needs(law: Law) -> tuple[str, ...]:
 
 def servable(columns: Collection[str]) -> list[str]:
     """Names of the laws whose columns are all there."""
-    have = set(columns) | ({"avg_params"} if "active_params" in columns else set())
-    return [name for name, law in LAWS.items() if set(needs(law)) <= have]
+    return [name for name, law in LAWS.items() if set(needs(law)) <= available(columns)]
 
 
 def _lacks(law: Law, columns: Collection[str]) -> str:
-    have = set(columns) | ({"avg_params"} if "active_params" in columns else set())
-    missing = [n for n in needs(law) if n not in have]
+    missing = [n for n in needs(law) if n not in available(columns)]
     can = servable(columns)
     serves = f"this file can serve {', '.join(can)}" if can else "this file can serve no law here"
     return (
@@ -90,8 +94,7 @@ def open_curves(
     else:
         chosen = get_law(law, names)
     wanted = needs(chosen)
-    derived = {"avg_params"} if "active_params" in names else set()
-    if not set(wanted) <= set(names) | derived:
+    if not set(wanted) <= available(names):
         raise FitError(f"{curves.source}: {_lacks(chosen, names)}")
     schema = curves.frame.schema
     usable = all(n in schema and not curves.frame[n].null_count() for n in wanted)
@@ -135,6 +138,10 @@ def _read(source: Source, columns: Mapping[str, str] | None, **wanted: Any) -> C
     if isinstance(source, pl.DataFrame | Mapping):
         return from_frame(source, **wanted)
     if not isinstance(source, str | Path):
+        if not hasattr(source, "read") or isinstance(source, io.TextIOBase):
+            raise FitError(
+                "curves come as a path, a table, Curves, or a file opened in binary mode"
+            )
         source.seek(0)
     return read_curves(source, **wanted)
 
@@ -147,6 +154,8 @@ class _Stdin(io.BytesIO):
     def __init__(self) -> None:
         import sys
 
+        if sys.stdin is None:
+            raise FitError("standard input is closed")
         super().__init__(sys.stdin.buffer.read())
 
 
@@ -175,7 +184,7 @@ def where_expression(text: str, frame: pl.DataFrame) -> pl.Expr:
     """
     try:
         expression = pl.sql_expr(text)
-        frame.head(1).filter(expression)
+        frame.filter(expression)
     except pl.exceptions.PolarsError as error:
         detail = str(error).splitlines()[0]
         raise FitError(f"--where {text!r}: {detail}") from None
@@ -194,8 +203,8 @@ def select(frame: pl.DataFrame, law: Law, options: Mapping[str, Any]) -> Rows:
         rows.keep(
             where_expression(options["where"], rows.frame), f"{options['where']} does not hold"
         )
-    if "tokens" in names:
-        rows.keep(pl.col("tokens") > 0, "tokens = 0 (the loss right after pruning)")
+    if "tokens" in law.inputs:
+        rows.keep(pl.col("tokens") > 0, "tokens = 0 (kept, never fitted)")
     if "base_loss" in law.inputs and "pruning_rate" in law.inputs:
         rows.keep(pl.col("pruning_rate") > 0, "pruning_rate = 0 (the base model)")
     decayed = law.name in LAWS and "base_loss" not in law.inputs
@@ -220,10 +229,10 @@ def split_groups(
     """Rows by the values of some columns, in the order of those values."""
     if not by:
         return [((), frame)]
-    found = frame.partition_by(list(by), as_dict=True, include_key=True, maintain_order=True)
-    named = [(tuple("" if v is None else _name(v) for v in key), f) for key, f in found.items()]
-    return sorted(named, key=lambda item: item[0])
+    ordered = frame.sort(by, nulls_last=True, maintain_order=True)
+    found = ordered.partition_by(list(by), as_dict=True, include_key=True, maintain_order=True)
+    return [(tuple("" if v is None else _name(v) for v in key), f) for key, f in found.items()]
 
 
 def _name(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.15g}" if isinstance(value, float) else str(value)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from p2fit.fit import Estimate, Fit
-from p2fit.laws import Law
 from p2fit.rows import needs
+
+if TYPE_CHECKING:
+    from p2fit.fit import Estimate, Fit
+    from p2fit.laws import Law
 
 WIDTH = 100
 _HEADS = ("parameter", "estimate", "std. error", "95 % interval", "")
@@ -76,7 +78,7 @@ def renderable(fit: Fit) -> Group:
         head.add_row(name, Text(text))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
     for i, title in enumerate(_HEADS):
-        table.add_column(title, justify="right" if i in (1, 2) else "left", no_wrap=True)
+        table.add_column(title, justify="right" if i in (1, 2) else "left", overflow="fold")
     for name, p in fit.parameters.items():
         table.add_row(name, *_cells(p))
     parts: list[Any] = [head, Text(), table]
@@ -125,6 +127,8 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
     if fit.group:
         yield "group", ", ".join(f"{k} = {v}" for k, v in fit.group.items())
     yield "law", f"{fit.law.name}: {fit.law.formula}"
+    if fit.law.name == "custom":
+        yield "", f"columns: {', '.join(fit.law.inputs) or 'none'}; all other names are parameters"
     if data["chosen"]:
         yield "", f"chosen because {data['chosen']}"
     rows = f"{data['used']} of {data['rows']} rows, {data['runs']} run{'s' * (data['runs'] != 1)}"
@@ -163,12 +167,18 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
         "determined",
         f"{found['rank']} of {found['parameters']} directions, condition number {condition}",
     )
-    if fit.covariance is not None:
+    if fit.bootstrap is not None:
+        b = fit.bootstrap
+        kind = {"wild": "wild cluster bootstrap", "runs": "bootstrap of runs"}[b["resample"]]
+        yield "intervals", f"{kind}, {b['count']} draws over {fit.covariance['clusters']}"  # type: ignore[index]
+        faults = [f"{n} at a bound in {c}" for n, c in b["at_bound"].items()]
+        faults += [f"{b['failed']} not converged"] if b["failed"] else []
+        faults += [f"{b['lost_level']} lost a level of an input"] if b["lost_level"] else []
+        if faults:
+            yield "", f"of these draws: {', '.join(faults)}"
+    elif fit.covariance is not None:
         c = fit.covariance
         yield "intervals", f"leave-one-{c['unit']}-out jackknife over {c['clusters']}, Student's t"
-    for share, values in fit.sensitivity.items():
+    for i, (share, values) in enumerate(fit.sensitivity.items()):
         moved = ", ".join(f"{e} {number(v, 3)}" for e, v in values.items())
-        yield (
-            ("sensitivity" if share == "10%" else ""),
-            f"without each run's first {share}: {moved}",
-        )
+        yield "" if i else "sensitivity", f"without each run's first {share}: {moved}"

@@ -100,7 +100,7 @@ class Covariance:
             change[:k, :k] = np.diag(1 / size)
             change[:k, k:] = -problem.centre[:, 1:]
             logs = np.log(size) - problem.centre[:, 0] - problem.centre[:, 1:] @ z[k:]
-            scale = problem.log_scales(z)
+            scale = problem.scales(z)
             scales = {t.coefficient: t.scale for t in problem.law.terms if t.coefficient}
             for i, name in enumerate(problem.law.coefficients):
                 for exponent, weight in scales[name].weights:
@@ -114,7 +114,8 @@ class Covariance:
 def covariance(
     problem: Problem, z: Array, clusters: Array, identification: Identification
 ) -> Covariance | None:
-    """The CR3 covariance at the optimum; None where clusters do not outnumber parameters.
+    """The CR3 covariance at the optimum; None where clusters do not outnumber parameters, or
+    where all residuals are so far beyond delta that the objective has no curvature.
 
     A coefficient that ended at 0 counts as free: what it could have been is part of the spread.
 
@@ -147,10 +148,13 @@ def covariance(
             breads[first, i, : i + 1] += products.T
     breads += np.tril(breads, -1).transpose(0, 2, 1)
     total = breads.sum(axis=0)
-    # One Newton step from the optimum to the optimum without cluster g.
-    without = total - breads
-    without += 1e-10 * np.trace(total) / rank * np.eye(rank)
-    steps = np.linalg.solve(without, scores[:, :, None])[:, :, 0]
+    # One step from the optimum to the optimum without cluster g. The directions are scaled, so
+    # the ridge only matters where a cluster holds all that is known of one.
+    without = total - breads + 1e-10 * np.trace(total) / rank * np.eye(rank)
+    try:
+        steps = np.linalg.solve(without, scores[:, :, None])[:, :, 0]
+    except np.linalg.LinAlgError:  # every residual is far beyond delta: there is no curvature
+        return None
     spread = (count - 1) / count * (steps.T @ steps)
     inner = basis @ spread @ basis.T
 

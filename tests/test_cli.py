@@ -136,6 +136,9 @@ def test_a_fit_with_warnings_exits_0(curves: Path) -> None:
         (["--min-tokens", "8Q"], "is not a number (8B, 350M, 20e9)"),
         (["--burn-in", "120%"], "is not a share below 100%"),
         (["--delta", "0"], "delta is 0"),
+        (["--fix", "E=1", "--fix", "E=2"], "E is given twice"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--bootstrap", "10"], "bootstrap is 10"),
         (["-o", "/nowhere/fit.json"], "/nowhere/fit.json: No such file"),
     ],
 )

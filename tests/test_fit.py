@@ -97,7 +97,7 @@ def test_rows_without_tokens_are_kept_and_never_fitted(fit: p2fit.Fit) -> None:
     start = {c: [v[0]] for c, v in simulate.p2(seed=0).items()} | {"tokens": [0.0], "loss": [9.0]}
     found = p2fit.fit(extended(simulate.p2(seed=0), start))
     assert found.objective == fit.objective
-    assert found.data["excluded"] == {"tokens = 0 (the loss right after pruning)": 1}
+    assert found.data["excluded"] == {"tokens = 0 (kept, never fitted)": 1}
     assert found.data["rows"] == 181
 
 
@@ -172,7 +172,7 @@ def test_families_and_methods_are_never_pooled_silently() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"residual": "cubic"}, "residual is 'cubic': use log and linear"),
+        ({"residual": "cubic"}, "residual is 'cubic': use log or linear"),
         ({"loss": "l1"}, "loss is 'l1'"),
         ({"delta": 0}, "delta is 0"),
         ({"delta": math.inf}, "delta is inf"),
@@ -290,6 +290,69 @@ def test_standard_errors_of_the_losses_weigh_the_rows() -> None:
         p2fit.fit(simulate.chinchilla(seed=1), weights="stderr")
 
 
+def test_scatter_beyond_the_standard_errors_is_found() -> None:
+    table = simulate.chinchilla(400, seed=4, noise=0.01)
+    table["loss_stderr"] = 0.004 * np.asarray(table["loss"])
+    fit = p2fit.fit(table, loss="squared")
+    assert fit.options["tau"] == pytest.approx(np.sqrt(0.01**2 - 0.004**2), rel=0.15)
+    partly = {**table, "loss_stderr": [None, *table["loss_stderr"][1:]]}
+    found = p2fit.fit(partly, loss="squared")
+    assert found.options["weights"] == "rows"
+    assert "loss_stderr is empty in 1 rows, so it is not used for weights" in found.warnings
+
+
+@pytest.mark.parametrize(
+    ("law", "options", "message"),
+    [
+        ("-A/params^alpha", {}, "no loss above 0"),
+        ("A/params^alpha - 100", {}, "no loss above 0"),
+        ("loss*A", {}, "cannot be an input"),
+        (
+            "+".join(f"A{i}/params^0.{i}" for i in range(1, 12)),
+            {},
+            "the law has 11 coefficients; at most 10",
+        ),
+        ("E + 1/(B*tokens^beta)", {}, "B divides: write it as a factor"),
+        ("+".join(["params^a"] * 2000), {}, "too long"),
+        ("E + 1" + "0" * 400, {}, "only numbers"),
+        ("E + (A/params)^alpha", {"fix": {"A": 0}}, "alpha is left without a term"),
+    ],
+)
+def test_laws_that_cannot_be_fitted(law: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises((p2fit.FitError, p2fit.LawError), match=message):
+        p2fit.fit(simulate.chinchilla(seed=1), law, **options)
+
+
+def test_a_law_far_above_the_data_is_fitted_without_intervals() -> None:
+    fit = p2fit.fit(simulate.chinchilla(seed=1), fix={"E": 99.0})
+    assert fit.parameters["A"].estimate == 0
+    assert fit.covariance is None
+
+
+def test_what_is_monomial_once_fixed_is_fitted() -> None:
+    table = simulate.chinchilla(seed=1)
+    expected = p2fit.fit(table, "E + A/params^alpha").objective
+    for law, fix in (("E + s*A/params^alpha", {"s": 1}), ("E + A/params^(k*alpha)", {"k": 1})):
+        assert p2fit.fit(table, law, fix=fix).objective == pytest.approx(expected, rel=1e-8)
+    zero = p2fit.fit(table, "E + A/params^alpha + C*exp(-tokens/g)", fix={"C": 0, "g": 1})
+    assert zero.objective == pytest.approx(expected, rel=1e-8)
+
+
+def test_rows_without_tokens_serve_a_law_without_tokens() -> None:
+    table = simulate.chinchilla(seed=1)
+    tokens = [None if i % 2 else t for i, t in enumerate(table["tokens"])]
+    fit = p2fit.fit({**table, "tokens": tokens, "x": table["params"]}, "E + A/x^alpha")
+    assert fit.data["used"] == 60
+
+
+def test_groups_by_numbers_are_in_their_order_and_told_apart() -> None:
+    table = simulate.chinchilla(60, seed=1)
+    fits = p2fit.fit_each({**table, "g": [10.0, 2.0, 2.0000001] * 20}, by=["g", "g"])
+    assert [f.group["g"] for f in fits] == ["2", "2.0000001", "10"]
+    with pytest.raises(p2fit.FitError, match="give a list of columns"):
+        p2fit.fit(table, by="run")
+
+
 # ---------------------------------------------------------------- what comes out
 
 
@@ -348,6 +411,15 @@ def test_a_file_is_written_whole_or_not_at_all(fit: p2fit.Fit, tmp_path: Path) -
     fit.save(target)
     assert json.loads(target.read_text())["law"] == "p2"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_pipe_is_written_to_and_a_link_followed(fit: p2fit.Fit, tmp_path: Path) -> None:
+    fit.save("/dev/null")
+    assert not Path("/dev/null").is_file()
+    (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
+    fit.save(tmp_path / "link.json")
+    assert (tmp_path / "link.json").is_symlink()
+    assert p2fit.load(tmp_path / "real.json")
 
 
 def test_metrics(fit: p2fit.Fit) -> None:

@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 
 import p2fit
 from p2fit.laws import LAWS, Law
-from p2fit.least_squares import build, jacobian, solve
+from p2fit.least_squares import _evaluate, _Rows, build, jacobian, solve
 from tests import simulate
 
 LOG_SPAN = np.random.default_rng(5).uniform(17, 24, 60)
@@ -150,11 +150,22 @@ def test_frantar_objectives(frantar_vit: pl.DataFrame, frantar_t5: pl.DataFrame)
     assert t5.objective / 48 < 4.8802e-6 < 7.60e-6  # the published coefficients' objective
 
 
-@pytest.mark.parametrize("name", LAWS)
+FORMS = {
+    **LAWS,
+    "tied coefficients": LAWS["chinchilla"].restrict(tie={"B": "A"}),
+    "tied and fixed": LAWS["p2"].restrict({"gamma": -1.0}, {"D_C": "N_C", "beta": "alpha"}),
+    "a negative term": Law.parse("E - A*params^alpha/1e5 + B/tokens^beta"),
+    "a coefficient twice": Law.parse("E + 3*A/params^alpha + 2*A/tokens^beta"),
+    "a number inside": Law.parse("E + (2*a/tokens)^b"),
+    "a size that is known": Law.parse("E + (5e9/tokens)^b + A/params^alpha"),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize("residual", ["log", "linear"])
-def test_derivatives_agree_with_differences(name: str, residual: Any) -> None:
-    law = LAWS[name]
-    rng = np.random.default_rng(1)
+@pytest.mark.parametrize("delta", [0.05, math.inf])
+def test_derivatives_agree_with_differences(name: str, residual: Any, delta: float) -> None:
+    law, rng = FORMS[name], np.random.default_rng(1)
     columns = {
         "params": np.exp(rng.uniform(18, 23, 9)),
         "avg_params": np.exp(rng.uniform(18, 23, 9)),
@@ -162,17 +173,61 @@ def test_derivatives_agree_with_differences(name: str, residual: Any) -> None:
         "pruning_rate": rng.uniform(0.1, 0.6, 9),
         "base_loss": rng.uniform(2, 3, 9),
     }
-    problem = build(law, columns, np.full(9, 3.0), np.ones(9), residual=residual)
-    z = np.concatenate([np.full(problem.coefficients, 0.7), np.full(problem.exponents, 0.4)])
+    y, weights = rng.uniform(2.5, 3.5, 9), rng.uniform(0.5, 2, 9)
+    problem = build(law, columns, y, weights, residual=residual, delta=delta)
+    z = np.concatenate([np.full(problem.coefficients, 0.7), np.full(problem.exponents, 0.2)])
     fitted, slopes = jacobian(problem, z)
     parameters = {n: float(v) for n, v in problem.natural(z).items()}
     np.testing.assert_allclose(fitted, law.predict(parameters, columns), rtol=1e-12)
     np.testing.assert_allclose(problem.internal(parameters), z, rtol=1e-10)
+    rows = _Rows.of(problem, None, None)
+    point = _evaluate(problem, z[None], None, rows)
     for i in range(len(z)):
         step = np.zeros(len(z))
         step[i] = 1e-6
         ahead, back = jacobian(problem, z + step)[0], jacobian(problem, z - step)[0]
         np.testing.assert_allclose(slopes[i], (ahead - back) / 2e-6, rtol=1e-6, atol=1e-8)
+        after = _evaluate(problem, (z + step)[None], None, rows)
+        before = _evaluate(problem, (z - step)[None], None, rows)
+        slope = (after.value - before.value) / 2e-6
+        np.testing.assert_allclose(point.gradient[:, i], slope, rtol=1e-5, atol=1e-7)
+        curve = (after.gradient - before.gradient) / 2e-6
+        size = np.abs(point.hessian).max()
+        np.testing.assert_allclose(point.hessian[:, i], curve, rtol=1e-5, atol=1e-7 * size)
+
+
+@pytest.mark.parametrize("unit", [1e-8, 1e8])
+@pytest.mark.parametrize("residual", ["log", "linear"])
+def test_the_unit_of_the_loss_does_not_matter(unit: float, residual: Any) -> None:
+    """Losses in other units are still fitted as well: the solver's tests are relative."""
+    delta = 1e-3 if residual == "log" else 1e-3 * unit
+    for law, table in (("p2", simulate.p2(seed=8)), ("chinchilla", simulate.chinchilla(seed=8))):
+        expected = p2fit.fit(table, law, residual=residual)
+        losses = {c: np.asarray(v) * unit for c, v in table.items() if c in ("loss", "base_loss")}
+        if delta < 1e-12:
+            losses, delta = {c: v * 1e4 for c, v in losses.items()}, delta * 1e4
+        found = p2fit.fit({**table, **losses}, law, residual=residual, delta=delta)
+        for name in LAWS[law].exponents:
+            assert found.parameters[name].estimate == pytest.approx(
+                expected.parameters[name].estimate, rel=1e-5
+            )
+
+
+@pytest.mark.parametrize("kind", ["coefficient", "negative"])
+def test_shared_and_negative_terms_are_recovered(kind: str) -> None:
+    table = simulate.chinchilla(80, seed=3, noise=0.0)
+    n, d = np.asarray(table["params"]) / 1e9, np.asarray(table["tokens"]) / 1e11
+    if kind == "coefficient":
+        law, truth = (
+            "E + A/(params/1e9)^a + A/(tokens/1e11)^b",
+            {"E": 2.0, "A": 0.4, "a": 0.3, "b": 0.5},
+        )
+        loss = 2.0 + 0.4 / n**0.3 + 0.4 / d**0.5
+    else:
+        law, truth = "E - A*(params/1e9)^a", {"E": 3.0, "A": 0.4, "a": 0.2}
+        loss = 3.0 - 0.4 * n**0.2
+    found = p2fit.fit({**table, "loss": loss}, law)
+    assert {k: p.estimate for k, p in found.parameters.items()} == pytest.approx(truth, rel=1e-5)
 
 
 @given(scale=st.tuples(*[st.floats(0.2, 5.0)] * 2), seed=st.integers(0, 50), data=st.data())

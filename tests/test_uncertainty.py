@@ -36,7 +36,30 @@ def test_the_published_standard_errors(chinchilla: pl.DataFrame) -> None:
         assert fit.parameters[name].stderr == pytest.approx(published, rel=0.34), name
 
 
-def test_one_step_is_the_jackknife_by_refits() -> None:
+@pytest.mark.parametrize("span", [4.0, 0.3])
+def test_one_step_is_the_jackknife_where_the_law_is_linear(span: float) -> None:
+    """Exact, however ill-conditioned: the narrow design has a condition number above 1e5."""
+    rng = np.random.default_rng(0)
+    run = np.repeat(np.arange(12), 6)
+    x = 1e9 * np.exp(rng.uniform(0, span, 72))
+    loss = 2 + 0.5 * (x / 1e9) ** -0.3 + 0.4 * (x / 1e9) ** -0.6
+    loss = loss + 1e-4 * rng.standard_normal(12)[run]
+    table = {"run": [f"run-{i:02d}" for i in run], "x": x, "loss": loss}
+    law = "E + A/(x/1e9)^0.3 + B/(x/1e9)^0.6"
+    fit = p2fit.fit(table, law, loss="squared", residual="linear")
+    design = np.stack([np.ones(72), (x / 1e9) ** -0.3, (x / 1e9) ** -0.6], axis=1)
+    whole = np.linalg.lstsq(design, loss, rcond=None)[0]
+    assert (whole > 0).all()
+    rest = [np.linalg.lstsq(design[run != g], loss[run != g], rcond=None)[0] for g in range(12)]
+    away = [one - whole for one in rest]
+    exact = np.sqrt(11 / 12 * (np.array(away) ** 2).sum(axis=0))
+    found = [p.stderr or 0.0 for p in fit.parameters.values()]
+    closed = [p.stderr is not None for p in fit.parameters.values()]
+    assert any(closed)
+    np.testing.assert_allclose(np.array(found)[closed], exact[closed], rtol=1e-5)
+
+
+def test_one_step_is_close_to_the_jackknife_by_refits() -> None:
     table = simulate.p2(seed=1, sizes=(2e8, 5e8, 1.5e9, 3e9, 8e9), offset=0.003)
     fit = p2fit.fit(table, loss="squared")
     runs = np.asarray(table["run"])
@@ -48,8 +71,9 @@ def test_one_step_is_the_jackknife_by_refits() -> None:
         moved.append([again.parameters[n].estimate for n in ("gamma", "beta", "delta")])
     away = np.array(moved) - [fit.parameters[n].estimate for n in ("gamma", "beta", "delta")]
     expected = np.sqrt((len(names) - 1) / len(names) * (away**2).sum(axis=0))
-    found = [fit.parameters[n].stderr for n in ("gamma", "beta", "delta")]
-    np.testing.assert_allclose(np.array(found, float), expected, rtol=0.35)
+    found = np.array([fit.parameters[n].stderr for n in ("gamma", "beta", "delta")], float)
+    np.testing.assert_allclose(found[:2], expected[:2], rtol=0.05)
+    np.testing.assert_allclose(found[2], expected[2], rtol=0.35)
 
 
 def test_intervals_are_symmetric_on_the_scale_of_the_parameter() -> None:
@@ -69,7 +93,7 @@ def test_no_intervals_without_more_runs_than_parameters() -> None:
     fit = p2fit.fit(simulate.p2(seed=3, rates=(0.15, 0.3)))  # six runs, seven parameters
     assert fit.covariance is None
     assert all(p.interval is None for p in fit.parameters.values())
-    assert any("6 independent runs do not outnumber 7 parameters" in w for w in fit.warnings)
+    assert any("6 independent runs, 8 needed" in w for w in fit.warnings)
 
 
 def test_another_cluster() -> None:
@@ -85,30 +109,44 @@ def test_another_cluster() -> None:
         by_run.parameters["gamma"].estimate, rel=1e-9
     )
     assert by_base.parameters["gamma"].stderr != by_run.parameters["gamma"].stderr
+    assert by_base.metrics == pytest.approx(by_run.metrics)
     with pytest.raises(p2fit.FitError, match="no column bases; there are run"):
         p2fit.fit(table, cluster="bases")
+    with pytest.raises(p2fit.FitError, match="varies within run run-0: a run is one unit"):
+        p2fit.fit(table, cluster="tokens")
+    with pytest.raises(p2fit.FitError, match="base has empty cells"):
+        p2fit.fit({**table, "base": [None, *table["base"][1:]]}, cluster="base")
 
 
-def test_a_coefficient_that_could_be_zero_is_open_below() -> None:
-    fit = p2fit.fit(simulate.chinchilla(80, seed=9, B=0.0))
+def test_a_term_that_could_be_zero_is_open_below() -> None:
+    fit = p2fit.fit(simulate.chinchilla(80, seed=9, noise=0.02, B=0.0))
+    interval = fit.parameters["E"].interval
+    assert interval is not None
     assert fit.parameters["beta"].interval in (None, (None, None))
-    interval = fit.parameters["B"].interval
-    assert interval is None or interval[0] is None
+    b = fit.parameters["B"]
+    assert b.interval is None or (b.interval[0] is None and b.estimate is not None)
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.003])
-def test_intervals_cover_the_truth_at_nine_runs(offset: float) -> None:
-    covered = dict.fromkeys(simulate.P2, 0)
+def test_closed_intervals_cover_the_truth(offset: float) -> None:
+    """Fifteen runs of five sizes; what is open does not count as covered."""
+    covered, closed, width = (dict.fromkeys(simulate.P2, 0.0) for _ in range(3))
     repeats = 60
     for seed in range(repeats):
-        fit = p2fit.fit(simulate.p2(seed=seed, offset=offset), loss="squared")
+        sizes = (2e8, 5e8, 1.5e9, 4e9, 1e10)
+        fit = p2fit.fit(simulate.p2(seed=seed, sizes=sizes, offset=offset), loss="squared")
         for name, truth in simulate.P2.items():
-            interval = fit.parameters[name].interval
-            assert interval is not None
-            low, high = interval
-            covered[name] += (low is None or low <= truth) and (high is None or truth <= high)
-    # At 95 % the 1st percentile of 60 draws is 52; a plain clustered error covers 31 to 55.
-    assert min(covered.values()) >= 51, covered
+            low, high = fit.parameters[name].interval or (None, None)
+            if low is not None and high is not None:
+                closed[name] += 1
+                covered[name] += low <= truth <= high
+                width[name] += high - low
+    for name in ("gamma", "delta", "D_C", "beta"):
+        assert closed[name] >= 57, (name, closed)
+    for name, count in closed.items():
+        # At 95 % the 1st percentile of 60 draws is 52; a plain clustered error covers 31 to 55.
+        assert covered[name] >= 0.85 * count, (name, covered, closed)
+    assert width["beta"] / closed["beta"] < 0.1  # beta itself is 0.35
 
 
 def test_exponents_move_where_a_transient_was_not_dropped() -> None:

@@ -1,0 +1,159 @@
+"""Thousands of refits on resampled curves, through the solver's batched kernel.
+
+Where runs have several rows, a wild cluster bootstrap (Cameron, Gelbach & Miller 2008): every
+run's residuals, scaled by sqrt(G / (G - p)), are multiplied by one random weight and put back on
+the fitted curve, so that no draw loses a size or a rate. The weights are Webb's six points, since
+with few runs two points repeat. Where every run has one row, the ordinary bootstrap of rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from p2fit.laws import Array
+from p2fit.least_squares import Index, Problem, loss, minimise, residuals
+from p2fit.uncertainty import FAR
+
+Resample = Literal["wild", "runs"]
+
+#: Webb's weights: mean 0, variance 1, six points.
+WEBB = np.sqrt([0.5, 1.0, 1.5])
+
+#: Share of the draws beyond each end of a 95 % interval.
+TAIL = 0.025
+
+_CELLS = 1 << 15  # draws x rows refitted at once: what fits into the cache is fastest
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The estimates on every resample."""
+
+    problem: Problem
+    """The problem that was resampled."""
+    z: Array
+    """The solver's variables, shape (draws, p)."""
+    value: Array
+    """Objective on the resample, shape (draws,)."""
+    converged: Array
+    """Whether the refit met the convergence test, shape (draws,)."""
+    resample: Resample
+    """How the resamples were made."""
+    lost: int
+    """Draws that lost a level (a size, a rate) of an input with few of them; 0 if wild."""
+
+    @cached_property
+    def natural(self) -> dict[str, Array]:
+        """Every parameter on every resample, in the formula's units."""
+        return self.problem.natural(self.z)
+
+    @cached_property
+    def at_bound(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Whether a variable ended at the end of its range, shape (draws, p)."""
+        return np.logical_or(self.z <= self.problem.lower, self.z >= self.problem.upper)
+
+    def interval(self, index: int) -> tuple[float, float | None, float | None]:
+        """Standard deviation and 95 % percentiles of one entry of z, in the formula's units.
+
+        An end is None (open) where the percentile is the end of the range, and for an exponent
+        whose terms are 0 in more than 2.5 % of the draws: it has no value there.
+        """
+        problem, k = self.problem, self.problem.coefficients
+        name = problem.names[index]
+        values = self.natural[name]
+        usable = self.converged & np.isfinite(values)
+        if index >= k:
+            shaped = {t.coefficient for t in problem.law.terms if name in t.exponents}
+            if None not in shaped:
+                own = [i for i, c in enumerate(problem.law.coefficients) if c in shaped]
+                gone = (self.z[:, own] == 0).all(axis=1)
+                if gone.mean() > TAIL:
+                    return float(np.std(values[usable])), None, None
+                usable &= ~gone
+        if usable.mean() < 1 - TAIL:
+            return math.inf, None, None
+        low, high = np.quantile(values[usable], [TAIL, 1 - TAIL])
+        at_low = (self.z[:, index] <= problem.lower[index]).mean() > TAIL
+        at_high = (self.z[:, index] >= problem.upper[index]).mean() > TAIL
+        if index < k:
+            middle = float(np.median(values[usable]))
+            at_low, at_high = at_low or low * FAR < middle, at_high or high > middle * FAR
+        ends = (None if at_low else float(low), None if at_high else float(high))
+        return float(np.std(values[usable])), *ends
+
+
+def bootstrap(
+    problem: Problem,
+    z: Array,
+    clusters: Index,
+    count: int,
+    *,
+    resample: Resample,
+    seed: int = 0,
+    levels: list[Index] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Draws:
+    """Refit a law on ``count`` resamples of its curves.
+
+    Draw b depends on the seed and on b alone, whatever is refitted together.
+
+    Args:
+        z: the optimum, shape (p,).
+        clusters: cluster index of each row, shape (n,), ascending from 0 without gaps.
+        resample: ``wild`` keeps every row and gives each cluster's residuals a random weight;
+            ``runs`` draws clusters with replacement (rows, where each has one).
+        levels: level of each row for inputs that have few distinct values, to count lost ones.
+        progress: called with the number of draws done and in all.
+    """
+    groups = int(clusters[-1]) + 1
+    n = len(problem.y)
+    fitted = loss(problem, z[None])[0]
+    stretch = np.sqrt(groups / max(groups - len(z), 1))
+    pull = -residuals(problem, z) * stretch
+    found_z, found_value = np.empty((count, len(z))), np.empty(count)
+    converged, lost = np.empty(count, bool), 0
+    for part in _batches(count, n):
+        weights = np.stack([_draw(seed, b, groups, resample) for b in range(part.start, part.stop)])
+        rows = weights[:, clusters]
+        if resample == "wild":
+            moved = (
+                fitted * np.exp(rows * pull) if problem.residual == "log" else fitted + rows * pull
+            )
+            data = {"y": np.maximum(moved, 1e-12)}
+        else:
+            data = {"weights": rows * problem.weights}
+            lost += sum(_loses(rows, levels or []))
+        found = minimise(problem, np.repeat(z[None], len(weights), axis=0), **data)
+        found_z[part], found_value[part] = found.z, found.value
+        converged[part] = found.converged
+        if progress is not None:
+            progress(part.stop, count)
+    return Draws(problem, found_z, found_value, converged, resample, lost)
+
+
+def _batches(count: int, n: int) -> Iterator[slice]:
+    step = max(1, _CELLS // n)
+    return (slice(i, min(i + step, count)) for i in range(0, count, step))
+
+
+def _draw(seed: int, number: int, groups: int, resample: Resample) -> Array:
+    """Weights of the clusters in one draw, shape (groups,)."""
+    rng = np.random.default_rng([seed, number])
+    if resample == "wild":
+        return rng.choice(np.concatenate([-WEBB, WEBB]), groups)
+    return np.bincount(rng.integers(0, groups, groups), minlength=groups).astype(float)
+
+
+def _loses(rows: Array, levels: list[Index]) -> list[bool]:
+    """For each draw, whether some level of some input has no row left."""
+    gone = np.zeros(len(rows), bool)
+    for level in levels:
+        for value in range(int(level.max()) + 1):
+            gone |= ~(rows[:, level == value] > 0).any(axis=1)
+    return list(gone)
