@@ -119,7 +119,9 @@ def bootstrap(
     found_z, found_value = np.empty((count, len(z))), np.empty(count)
     converged, lost = np.empty(count, bool), 0
     for part in _batches(count, n):
-        weights = np.stack([_draw(seed, b, groups, resample) for b in range(part.start, part.stop)])
+        weights = np.stack(
+            [draw_weights(seed, b, groups, resample) for b in range(part.start, part.stop)]
+        )
         rows = weights[:, clusters]
         if resample == "wild":
             moved = (
@@ -142,7 +144,7 @@ def _batches(count: int, n: int) -> Iterator[slice]:
     return (slice(i, min(i + step, count)) for i in range(0, count, step))
 
 
-def _draw(seed: int, number: int, groups: int, resample: Resample) -> Array:
+def draw_weights(seed: int, number: int, groups: int, resample: Resample) -> Array:
     """Weights of the clusters in one draw, shape (groups,)."""
     rng = np.random.default_rng([seed, number])
     if resample == "wild":

@@ -93,11 +93,13 @@ class Fit:
     """``tried`` distinct starts, of which ``agreed`` ended at the best objective."""
     metrics: Mapping[str, float | str | None]
     """``r2`` of the loss, ``r2_excess`` of the loss above base_loss (where the law uses it),
-    ``rmse``, ``mape``, ``huber`` (mean), ``asd`` and its unit."""
+    ``rmse``, ``mape``, ``huber`` (mean), ``asd`` and its unit, ``scatter`` (standard deviation of
+    the residuals, n - p degrees of freedom)."""
     identification: Mapping[str, Any]
     """``rank`` of ``parameters``, ``condition`` number, ``undetermined`` groups with reasons."""
     covariance: Mapping[str, Any] | None
-    """``names`` and ``matrix`` (logs of coefficients, exponents), ``clusters`` and their unit."""
+    """``names`` and ``matrix`` (of the logs of coefficients, or of the coefficient itself where it
+    is 0; and of the exponents), ``clusters``, their ``unit``, and the t quantile ``critical``."""
     bootstrap: Mapping[str, Any] | None
     """``draws`` (name to estimates), how they were made, how many failed, lost a level or ended
     at a bound."""
@@ -123,6 +125,47 @@ class Fit:
         if gone:
             raise LawError(f"{join(tuple(gone))} has no finite value in this fit")
         return self.law.predict({n: v for n, v in values.items() if v is not None}, columns)
+
+    def interval(
+        self, columns: Mapping[str, Any], *, new_run: bool = False
+    ) -> tuple[Array, Array] | None:
+        """95 % interval of the predicted loss: (lower, upper), nats per token.
+
+        From the bootstrap's draws if there are any, else by the delta method from the
+        covariance; None where the fit has neither. It stands for the determined directions only.
+
+        Args:
+            columns: the law's inputs, scalars or arrays of one shape.
+            new_run: for one measured point of a new run, its scatter about the law included.
+
+        Raises:
+            LawError: an input is missing, or a parameter has no finite value.
+        """
+        if self.covariance is None:
+            return None
+        centre = self.predict(columns)
+        critical = self.covariance["critical"]
+        log = self.options["residual"] == "log"
+        if self.bootstrap is not None:
+            draws = {n: np.array(v, float)[:, None] for n, v in self.bootstrap["draws"].items()}
+            flat = {
+                x: np.broadcast_to(columns[x], centre.shape).reshape(1, -1) for x in self.law.inputs
+            }
+            found = self.law.predict(draws, flat).reshape(-1, *centre.shape)
+            low, high = np.nanquantile(found, [0.025, 0.975], axis=0)
+            below, above = centre - low, high - centre
+        else:
+            values = {n: float(p.estimate or 0.0) for n, p in self.parameters.items()}
+            slopes = self.law.gradient(values, columns)
+            names = self.covariance["names"]
+            rows = np.stack([np.broadcast_to(slopes[n], centre.shape) for n in names])
+            matrix = np.array(self.covariance["matrix"])
+            spread = np.einsum("i...,ij,j...->...", rows, matrix, rows)
+            below = above = critical * np.sqrt(np.maximum(spread, 0.0))
+        if new_run:
+            scatter = critical * float(self.metrics["scatter"] or 0.0) * (centre if log else 1.0)
+            below, above = np.hypot(below, scatter), np.hypot(above, scatter)
+        return centre - below, centre + above
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; null where there is no number, never NaN."""
@@ -438,7 +481,8 @@ def _fit_group(
     if unit != "run":
         if frame[unit].null_count():
             raise LawError(f"{unit} has empty cells: every row must belong to a cluster")
-        split = frame.group_by("run").agg(pl.col(unit).n_unique()).filter(pl.col(unit) > 1)
+        units = frame.group_by("run", maintain_order=True).agg(pl.col(unit).n_unique())
+        split = units.filter(pl.col(unit) > 1)
         if split.height:
             raise LawError(f"{unit} varies within run {split['run'][0]}: a run is one unit")
         frame = frame.sort(unit, maintain_order=True)
@@ -583,6 +627,7 @@ def _score(
         "huber": metrics.mean_huber(r, options["delta"]),
         "asd": slope,
         "asd_unit": metrics.ASD_UNIT,
+        "scatter": math.sqrt(float(r @ r) / max(len(r) - len(z), 1)),
     }
     return scores
 

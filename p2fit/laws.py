@@ -282,6 +282,43 @@ class Law:
         shape = np.broadcast_shapes(*(v.shape for v in values.values()))
         return np.broadcast_to(result, shape).copy()
 
+    def gradient(
+        self, parameters: Mapping[str, float], columns: Mapping[str, ArrayLike]
+    ) -> dict[str, Array]:
+        """Derivatives of the loss by the free parameters: by the log of a coefficient (by the
+        coefficient itself where it is 0), and by an exponent.
+
+        Args:
+            parameters: a value for every parameter.
+            columns: a value or array for every input, all of one shape.
+
+        Raises:
+            NotMonomialError: the formula is not a sum of monomials.
+        """
+        values = {n: np.asarray(columns[n], float) for n in self.inputs}
+        shape = np.broadcast_shapes(*(v.shape for v in values.values()))
+        found = {n: np.zeros(shape) for n in self.free}
+        for term in (t for t in self.terms if not t.known):
+            size = np.full(shape, term.number)
+            logs = {}
+            for base, power in term.powers:
+                logs[base] = np.log(evaluate(base, values))
+                size = size * np.exp(logs[base] * power.value(parameters))
+            own = term.coefficient
+            by_exponent = {e: np.zeros(shape) for e in term.exponents}
+            for base, power in term.powers:
+                for e, weight in power.weights:
+                    by_exponent[e] = by_exponent[e] + weight * logs[base]
+            if own is not None:
+                scale, value = term.scale.value(parameters), parameters[own]
+                found[own] += size if value == 0 else size * value**scale * scale
+                for e, weight in term.scale.weights:
+                    by_exponent[e] = by_exponent[e] + weight * (np.log(value) if value > 0 else 0.0)
+                size = size * value**scale
+            for e, slope in by_exponent.items():
+                found[e] += size * slope
+        return found
+
     def latex(self) -> str:
         """The formula in LaTeX."""
         # Without pruning there is no "before": N rather than N_0.

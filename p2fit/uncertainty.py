@@ -42,9 +42,15 @@ class Covariance:
     def natural(self) -> Array:
         """Covariance of the logs of the coefficients and of the exponents, shape (p, p).
 
-        Rows and columns of a coefficient that is 0, whose log has no covariance, are 0.
+        A coefficient that is 0 has no log: its row and column are those of the coefficient.
         """
-        change = self._change(self.z[: self.problem.coefficients])
+        k = self.problem.coefficients
+        change = self._change(self.z[:k])
+        unit = np.concatenate([np.ones(k), self.z[k:]])
+        values = self.problem.natural(unit)
+        for i, name in enumerate(self.problem.law.coefficients):
+            if self.z[i] == 0:
+                change[i, i] = values[name]
         return change @ self.inner @ change.T
 
     def interval(self, index: int) -> tuple[float, float | None, float | None]:

@@ -158,3 +158,19 @@ def test_laws_by_name_and_by_formula() -> None:
     assert get_law("E + A/size^alpha", ["size"]).inputs == ("size",)
     with pytest.raises(LawError, match="no law is called chinchila; there are p2"):
         get_law("chinchila")
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_the_gradient_agrees_with_differences(name: str) -> None:
+    law = LAWS[name]
+    rng = np.random.default_rng(2)
+    parameters = {p: float(v) for p, v in zip(law.parameters, rng.uniform(0.2, 0.9, 9))}
+    found = law.gradient(parameters, POINT)
+    for p in law.parameters:
+        ahead, back = dict(parameters), dict(parameters)
+        if p in law.coefficients:
+            ahead[p], back[p] = parameters[p] * np.exp(1e-6), parameters[p] * np.exp(-1e-6)
+        else:
+            ahead[p], back[p] = parameters[p] + 1e-6, parameters[p] - 1e-6
+        expected = (law.predict(ahead, POINT) - law.predict(back, POINT)) / 2e-6
+        np.testing.assert_allclose(found[p], expected, rtol=1e-5, atol=1e-9)
