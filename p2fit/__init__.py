@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 from p2fit.curves import Curves, CurvesError, read_curves
 from p2fit.fit import Estimate, Fit, fit, fit_each, load
 from p2fit.laws import LAWS, Law, LawError, get_law
-from p2fit.rows import FitError, check
+from p2fit.rows import FitError, Options, check
 
 __all__ = [
     "LAWS",
@@ -21,6 +21,7 @@ __all__ = [
     "FitError",
     "Law",
     "LawError",
+    "Options",
     "check",
     "fit",
     "fit_each",

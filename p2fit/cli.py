@@ -142,6 +142,96 @@ _column = click.option(
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
 
 
+_ROWS_AND_FIT = (
+    click.option(
+        "--law",
+        metavar="LAW",
+        help="A law by name (see p2fit laws) or a formula, e.g. 'E + A/params^alpha'. "
+        "Chosen from the columns by default.",
+    ),
+    _column,
+    click.option(
+        "--where", metavar="SQL", help="Rows to use, e.g. \"kept == 1 and method = 'depth'\"."
+    ),
+    click.option(
+        "--by",
+        callback=_names,
+        metavar="COLUMNS",
+        help="Fit each value of these columns on its own, e.g. family,method (the default for P² "
+        "laws, where the file has them).",
+    ),
+    click.option("--pool", is_flag=True, help="Fit all families and methods together."),
+    click.option(
+        "--fix",
+        multiple=True,
+        callback=_mapping,
+        type=Pair("PARAMETER=NUMBER", number=True),
+        metavar="PARAMETER=NUMBER",
+        help="Hold a parameter at a value, e.g. gamma=-1. Repeatable.",
+    ),
+    click.option(
+        "--tie",
+        multiple=True,
+        callback=_mapping,
+        type=Pair("PARAMETER=PARAMETER"),
+        metavar="PARAMETER=PARAMETER",
+        help="Hold a parameter equal to another, e.g. beta=alpha. Repeatable.",
+    ),
+    click.option(
+        "--residual",
+        type=click.Choice(["log", "linear"]),
+        default="log",
+        show_default=True,
+        help="Of the log of the loss, or of the loss in nats.",
+    ),
+    click.option(
+        "--loss",
+        type=click.Choice(["huber", "squared"]),
+        default="huber",
+        show_default=True,
+        help="What is summed over the residuals.",
+    ),
+    click.option(
+        "--delta",
+        type=Count(),
+        default=1e-3,
+        show_default=True,
+        help="Huber's threshold; it applies to the residual before weights.",
+    ),
+    click.option(
+        "--weights",
+        type=click.Choice(["rows", "runs", "stderr"]),
+        help="All rows equal, all runs equal, or 1/(s² + τ²) with s from loss_stderr (the default "
+        "where that column is filled).",
+    ),
+    click.option(
+        "--cluster",
+        default="run",
+        show_default=True,
+        metavar="COLUMN",
+        help="Column whose values are independent of each other, for the intervals.",
+    ),
+    click.option(
+        "--min-tokens", type=Count(), default=0.0, help="Leave out rows with fewer tokens."
+    ),
+    click.option(
+        "--burn-in", type=Share(), default=0.0, help="Leave out this share of each run's tokens."
+    ),
+    click.option(
+        "--include-undecayed",
+        is_flag=True,
+        help="Also fit rows with final = 0 (pre-training laws leave them out).",
+    ),
+)
+
+
+def _fitting(command: Callable[..., None]) -> Callable[..., None]:
+    """The argument and the options of every command that fits."""
+    for option in reversed(_ROWS_AND_FIT):
+        command = option(command)
+    return click.argument("curves", metavar="CURVES.CSV")(command)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="p2fit")
 def main() -> None:
@@ -154,84 +244,7 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("curves", metavar="CURVES.CSV")
-@click.option(
-    "--law",
-    metavar="LAW",
-    help="A law by name (see p2fit laws) or a formula, e.g. 'E + A/params^alpha'. "
-    "Chosen from the columns by default.",
-)
-@_column
-@click.option(
-    "--where", metavar="SQL", help="Rows to use, e.g. \"kept == 1 and method = 'depth'\"."
-)
-@click.option(
-    "--by",
-    callback=_names,
-    metavar="COLUMNS",
-    help="Fit each value of these columns on its own, e.g. family,method (the default for P² "
-    "laws, where the file has them).",
-)
-@click.option("--pool", is_flag=True, help="Fit all families and methods together.")
-@click.option(
-    "--fix",
-    multiple=True,
-    callback=_mapping,
-    type=Pair("PARAMETER=NUMBER", number=True),
-    metavar="PARAMETER=NUMBER",
-    help="Hold a parameter at a value, e.g. gamma=-1. Repeatable.",
-)
-@click.option(
-    "--tie",
-    multiple=True,
-    callback=_mapping,
-    type=Pair("PARAMETER=PARAMETER"),
-    metavar="PARAMETER=PARAMETER",
-    help="Hold a parameter equal to another, e.g. beta=alpha. Repeatable.",
-)
-@click.option(
-    "--residual",
-    type=click.Choice(["log", "linear"]),
-    default="log",
-    show_default=True,
-    help="Of the log of the loss, or of the loss in nats.",
-)
-@click.option(
-    "--loss",
-    type=click.Choice(["huber", "squared"]),
-    default="huber",
-    show_default=True,
-    help="What is summed over the residuals.",
-)
-@click.option(
-    "--delta",
-    type=Count(),
-    default=1e-3,
-    show_default=True,
-    help="Huber's threshold; it applies to the residual before weights.",
-)
-@click.option(
-    "--weights",
-    type=click.Choice(["rows", "runs", "stderr"]),
-    help="All rows equal, all runs equal, or 1/(s² + τ²) with s from loss_stderr (the default "
-    "where that column is filled).",
-)
-@click.option(
-    "--cluster",
-    default="run",
-    show_default=True,
-    metavar="COLUMN",
-    help="Column whose values are independent of each other, for the intervals.",
-)
-@click.option("--min-tokens", type=Count(), default=0.0, help="Leave out rows with fewer tokens.")
-@click.option(
-    "--burn-in", type=Share(), default=0.0, help="Leave out this share of each run's tokens."
-)
-@click.option(
-    "--include-undecayed",
-    is_flag=True,
-    help="Also fit rows with final = 0 (pre-training laws leave them out).",
-)
+@_fitting
 @click.option(
     "--bootstrap",
     type=click.IntRange(min=0),

@@ -19,21 +19,19 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from p2fit import __version__, metrics
-from p2fit.bootstrap import Draws, Resample
+from p2fit.bootstrap import Draws
 from p2fit.bootstrap import bootstrap as resampled
-from p2fit.curves import Curves
 from p2fit.identify import Identification, identify, join
-from p2fit.laws import LAWS, Array, Law, LawError, NotMonomialError
+from p2fit.laws import LAWS, Array, Law, LawError
 from p2fit.least_squares import (
     Index,
     Problem,
-    Residual,
     Solution,
     build,
     minimise,
@@ -42,11 +40,9 @@ from p2fit.least_squares import (
     solve,
 )
 from p2fit.least_squares import loss as fitted_loss
-from p2fit.rows import GROUPS, FitError, Rows, Source, open_curves, select, split_groups
+from p2fit.rows import FitError, Options, Source, Task, tasks
 from p2fit.uncertainty import Covariance, covariance
 
-Loss = Literal["huber", "squared"]
-Weights = Literal["rows", "runs", "stderr"]
 _SHARES = (0.1, 0.2)  # of each run's tokens, dropped to see whether the exponents stay put
 
 
@@ -334,150 +330,64 @@ def fit_each(
     source: Source,
     law: str | Law | None = None,
     *,
-    columns: Mapping[str, str] | None = None,
-    where: str | None = None,
-    by: Sequence[str] | None = None,
-    pool: bool = False,
-    fix: Mapping[str, float] | None = None,
-    tie: Mapping[str, str] | None = None,
-    residual: Residual = "log",
-    loss: Loss = "huber",
-    delta: float = 1e-3,
-    weights: Weights | None = None,
-    cluster: str = "run",
-    min_tokens: float = 0.0,
-    burn_in: float = 0.0,
-    include_undecayed: bool = False,
-    bootstrap: int = 0,
-    resample: Resample | None = None,
-    seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    **options: Any,
 ) -> list[Fit]:
     """Fit one law to each group of loss curves, by least squares.
 
     Args:
         source: a CSV file (``-`` for standard input), a table, or :class:`Curves`.
         law: a name from :data:`LAWS`, a formula, or a :class:`Law`; None: by the columns.
-        columns: column -> its name in the file, e.g. ``{"loss": "loss_pile"}``.
-        where: rows to use, e.g. ``"kept == 1"``.
-        by: columns to split by; for laws of post-training after pruning ``family`` and ``method``
-            by default, where the file has them.
-        pool: fit everything together.
-        fix: parameters held at values. tie: parameters held equal to others.
-        residual: of the ``log`` of the loss, or ``linear`` (nats per token).
-        loss: ``huber`` or ``squared``.
-        delta: Huber's threshold, of the residual before weights.
-        weights: ``rows`` (all equal), ``runs`` (each run equal), or ``stderr`` (1/(s² + τ²), s
-            from loss_stderr, τ estimated); ``stderr`` by default where the column is filled.
-        cluster: column whose values are independent of each other.
-        min_tokens: leave out rows with fewer tokens.
-        burn_in: leave out this share of each run's tokens, at its start.
-        include_undecayed: also fit rows with ``final`` = 0.
-        bootstrap: number of resamples; with it standard errors and intervals are the bootstrap's.
-        resample: ``wild`` (the default where runs have several rows) or ``runs``.
-        seed: of the resamples, and of the subsample that starts are compared on, with more than
-            4096 rows.
         progress: called with resamples done and in all.
+        options: the fields of :class:`Options`.
 
     Returns:
-        One :class:`Fit` per group, in the order of the groups' names.
+        One :class:`Fit` per group, in the order of the groups' values.
 
     Raises:
         CurvesError, FitError, LawError: what is wrong with the file, the request, the law.
     """
-    options = {
-        "where": where,
-        "residual": residual,
-        "loss": loss,
-        "delta": delta,
-        "weights": weights,
-        "cluster": cluster,
-        "min_tokens": min_tokens,
-        "burn_in": burn_in,
-        "include_undecayed": include_undecayed,
-        "bootstrap": bootstrap,
-        "resample": resample,
-        "seed": seed,
-    }
-    _check_options(options)
-    if isinstance(by, str):
-        raise FitError(f"by is {by!r}: give a list of columns")
-    curves, chosen, why = open_curves(source, law, columns)
+    return [fit_task(task, progress) for task in tasks(source, law, **options)]
+
+
+@dataclass(frozen=True)
+class Solved:
+    """The optimum of a task, with what it takes to say how sure it is."""
+
+    problem: Problem
+    """The law on the rows, with their weights."""
+    solution: Solution
+    """The optimum."""
+    identification: Identification
+    """What the rows determine."""
+    clusters: Index
+    """Cluster of each row, ascending from 0, shape (n,)."""
+    covariance: Covariance | None
+    """Of the estimates; None where no interval can be given."""
+    columns: Mapping[str, Array]
+    """The law's inputs, each of shape (n,)."""
+    frame: pl.DataFrame
+    """The rows, in the order of the problem's."""
+    weighting: Mapping[str, Any]
+    """How the rows were weighted."""
+
+
+def solve_task(task: Task) -> Solved:
+    """Find the optimum of a task.
+
+    Raises:
+        FitError: the law cannot be put on these rows.
+    """
     try:
-        chosen = chosen.restrict(fix, tie) if fix or tie else chosen
-        _ = chosen.terms
+        return _solve(task)
     except LawError as error:
-        raise LawError(_not_yet(error)) from None
-    names = curves.frame.columns
-    for column in (*(by or ()), cluster, *(("tokens",) if min_tokens or burn_in else ())):
-        if column not in names:
-            raise FitError(f"{curves.source}: no column {column}; there are {', '.join(names)}")
-    if by is None:
-        split = "base_loss" in chosen.inputs and not pool
-        by = [c for c in GROUPS if c in names] if split else []
-    elif pool and by:
-        raise FitError("by and pool contradict each other: give one")
-    by = list(dict.fromkeys(by))
-    fits, empty = [], []
-    for values, frame in split_groups(curves.frame, by):
-        group = dict(zip(by, values))
-        label = ", ".join(f"{k} = {v}" for k, v in group.items())
-        label = f"{curves.source}: {label}: " if label else f"{curves.source}: "
-        rows = select(frame, chosen, options)
-        if not rows.frame.height:
-            account = "; ".join(f"{count}: {reason}" for reason, count in rows.excluded.items())
-            empty.append(f"{label}no row is left to fit ({account})")
-            continue
-        try:
-            fits.append(_fit_group(rows, curves, chosen, why, group, options, progress))
-        except LawError as error:
-            raise FitError(f"{label}{error}") from None
-    if not fits:
-        raise FitError("\n".join(empty))
-    # A group without rows has no fit of its own to say so: all the others do.
-    return [replace(f, warnings=(*f.warnings, *empty)) for f in fits]
+        raise FitError(f"{task.label}: {error}") from None
 
 
-def _not_yet(error: LawError) -> str:
-    if isinstance(error, NotMonomialError):
-        return f"not yet: p2fit fits sums of monomials so far, and here {error}"
-    return str(error)
-
-
-def _check_options(options: Mapping[str, Any]) -> None:
-    for name, allowed in (
-        ("residual", ("log", "linear")),
-        ("loss", ("huber", "squared")),
-        ("weights", (None, "rows", "runs", "stderr")),
-        ("resample", (None, "wild", "runs")),
-    ):
-        if options[name] not in allowed:
-            shown = " or ".join(str(a) for a in allowed if a is not None)
-            raise FitError(f"{name} is {options[name]!r}: use {shown}")
-    if not 1e-12 <= options["delta"] < math.inf:
-        raise FitError(f"delta is {options['delta']}: use a number from 1e-12 up")
-    if options["seed"] < 0:
-        raise FitError(f"seed is {options['seed']}: use a whole number from 0 up")
-    if options["bootstrap"] < 0 or 0 < options["bootstrap"] < 40:
-        raise FitError(f"bootstrap is {options['bootstrap']}: 95 % intervals need 40 and more")
-    if not 0 <= options["burn_in"] < 1:
-        raise FitError(f"burn_in is {options['burn_in']}: use a share in [0, 1)")
-    if not options["min_tokens"] >= 0:
-        raise FitError(f"min_tokens is {options['min_tokens']}: use a count")
-
-
-def _fit_group(
-    rows: Rows,
-    curves: Curves,
-    law: Law,
-    why: str,
-    group: Mapping[str, str],
-    options: Mapping[str, Any],
-    progress: Callable[[int, int], None] | None,
-) -> Fit:
-    frame = rows.frame
+def _solve(task: Task) -> Solved:
+    frame, law, options = task.frame, task.law, task.options
     # Clusters in one block each; within them the order of the curves.
-    unit = options["cluster"]
+    unit = options.cluster
     if unit != "run":
         if frame[unit].null_count():
             raise LawError(f"{unit} has empty cells: every row must belong to a cluster")
@@ -490,10 +400,10 @@ def _fit_group(
     clusters = np.concatenate([[0], np.cumsum(labels[1:] != labels[:-1])])
     columns = {x: frame[x].to_numpy() for x in law.inputs}
     y = frame["loss"].to_numpy()
-    delta = options["delta"] if options["loss"] == "huber" else math.inf
-    problem = build(law, columns, y, np.ones(len(y)), residual=options["residual"], delta=delta)
+    delta = options.delta if options.loss == "huber" else math.inf
+    problem = build(law, columns, y, np.ones(len(y)), residual=options.residual, delta=delta)
     problem, weighting = _weigh(problem, frame, options)
-    solution = solve(problem, seed=options["seed"])
+    solution = solve(problem, seed=options.seed)
     if not (math.isfinite(solution.value) and np.all(fitted_loss(problem, solution.z[None]) > 0)):
         raise LawError("with these signs and fixed values the law gives no loss above 0")
     found = identify(problem, solution.z, columns)
@@ -501,30 +411,36 @@ def _fit_group(
         solution = settle(problem, solution)
         found = identify(problem, solution.z, columns)
     spread = covariance(problem, solution.z, clusters, found)
+    return Solved(problem, solution, found, clusters, spread, columns, frame, weighting)
+
+
+def fit_task(task: Task, progress: Callable[[int, int], None] | None = None) -> Fit:
+    """Fit the law of a task to its rows; see :func:`fit_each`."""
+    solved, options = solve_task(task), task.options
+    problem, solution, found = solved.problem, solved.solution, solved.identification
+    spread, frame, columns = solved.covariance, solved.frame, solved.columns
     draws = None
-    if options["bootstrap"] and spread is not None:
-        several = len(y) > spread.clusters
+    if options.bootstrap and spread is not None:
+        several = frame.height > spread.clusters
         draws = resampled(
             problem,
             solution.z,
-            clusters,
-            options["bootstrap"],
-            resample=options["resample"] or ("wild" if several else "runs"),
-            seed=options["seed"],
+            solved.clusters,
+            options.bootstrap,
+            resample=options.resample or ("wild" if several else "runs"),
+            seed=options.seed,
             levels=[v for v in map(_levels, columns.values()) if v is not None],
             progress=progress,
         )
-    scores = _score(problem, solution.z, frame, options)
-    warnings = _warn(problem, solution, found, spread, frame, columns, unit)
     return Fit(
-        law=law,
+        law=task.law,
         backend="least-squares",
-        group=dict(group),
+        group=dict(task.group),
         parameters=_estimates(problem, solution.z, found, spread, draws),
         objective=solution.value,
         converged=solution.converged,
         starts={"tried": solution.starts, "agreed": solution.agreed},
-        metrics=scores,
+        metrics=_score(problem, solution.z, frame, options),
         identification={
             "rank": found.rank,
             "parameters": found.parameters,
@@ -540,35 +456,35 @@ def _fit_group(
             "names": list(problem.names),
             "matrix": spread.natural().tolist(),
             "clusters": spread.clusters,
-            "unit": unit,
+            "unit": options.cluster,
             "critical": spread.critical,
         },
         bootstrap=None if draws is None else _account(problem, draws),
         sensitivity=_sensitivity(problem, solution, frame) if not found.undetermined else {},
         data={
-            "source": curves.source,
-            "sha256": curves.sha256,
-            "columns": dict(curves.renamed),
-            "rows": frame.height + sum(rows.excluded.values()),
-            "used": len(y),
+            "source": task.curves.source,
+            "sha256": task.curves.sha256,
+            "columns": dict(task.curves.renamed),
+            "rows": frame.height + sum(task.excluded.values()),
+            "used": frame.height,
             "runs": frame["run"].n_unique(),
-            "excluded": rows.excluded,
-            "chosen": why,
+            "excluded": dict(task.excluded),
+            "chosen": task.why,
             "range": {
                 x: {"min": v.min(), "max": v.max(), "distinct": frame[x].n_unique()}
                 for x, v in columns.items()
             },
         },
-        options={**options, **weighting},
-        warnings=tuple(warnings),
+        options={**options.recorded(), **solved.weighting},
+        warnings=(*_warn(solved, options.cluster), *task.warnings),
     )
 
 
 def _weigh(
-    problem: Problem, frame: pl.DataFrame, options: Mapping[str, Any]
+    problem: Problem, frame: pl.DataFrame, options: Options
 ) -> tuple[Problem, dict[str, Any]]:
     """Row weights, of mean 1, and how they were made."""
-    kind = options["weights"]
+    kind = options.weights
     filled = "loss_stderr" in frame.columns and not frame["loss_stderr"].null_count()
     if kind == "stderr" and not filled:
         raise LawError("weights by stderr need a loss_stderr column without empty cells")
@@ -585,7 +501,7 @@ def _weigh(
     if not np.all(s > 0):
         raise LawError("a loss_stderr of 0 gives its row all the weight: leave it out")
     # Weights need the residuals and those the weights: a few rounds settle it.
-    z, tau = solve(problem, seed=options["seed"]).z, 0.0
+    z, tau = solve(problem, seed=options.seed).z, 0.0
     for _ in range(5):
         tau = _tau(residuals(problem, z), s, len(problem.names))
         w = 1.0 / (s**2 + tau**2)
@@ -608,7 +524,7 @@ def _tau(r: Array, s: Array, parameters: int) -> float:
 
 
 def _score(
-    problem: Problem, z: Array, frame: pl.DataFrame, options: Mapping[str, Any]
+    problem: Problem, z: Array, frame: pl.DataFrame, options: Options
 ) -> dict[str, float | str | None]:
     fitted, y = fitted_loss(problem, z[None])[0], problem.y
     r = residuals(problem, z)
@@ -624,7 +540,7 @@ def _score(
         else None,
         "rmse": metrics.rmse(y, fitted),
         "mape": metrics.mape(y, fitted),
-        "huber": metrics.mean_huber(r, options["delta"]),
+        "huber": metrics.mean_huber(r, options.delta),
         "asd": slope,
         "asd_unit": metrics.ASD_UNIT,
         "scatter": math.sqrt(float(r @ r) / max(len(r) - len(z), 1)),
@@ -703,15 +619,9 @@ def _sensitivity(
     return moved
 
 
-def _warn(
-    problem: Problem,
-    solution: Solution,
-    found: Identification,
-    spread: Covariance | None,
-    frame: pl.DataFrame,
-    columns: Mapping[str, Array],
-    unit: str,
-) -> list[str]:
+def _warn(solved: Solved, unit: str) -> list[str]:
+    problem, solution, found = solved.problem, solved.solution, solved.identification
+    spread, frame, columns = solved.covariance, solved.frame, solved.columns
     lines = found.warnings
     if solution.agreed == 1 and solution.starts > 3:
         lines.append(

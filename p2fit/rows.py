@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import polars as pl
 
 from p2fit.curves import REQUIRED, Curves, from_frame, read_curves
 from p2fit.identify import join
-from p2fit.laws import LAWS, Law, get_law
+from p2fit.laws import LAWS, Law, LawError, NotMonomialError, get_law
 
 Source = Curves | str | Path | BinaryIO | pl.DataFrame | Mapping[str, Any]
 
@@ -22,6 +23,157 @@ GROUPS = ("family", "method")
 
 class FitError(ValueError):
     """A fit that cannot be done; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What goes into a fit, and how it is made.
+
+    Raises:
+        FitError: a value out of its range.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Column -> its name in the file, e.g. ``{"loss": "loss_pile"}``."""
+    where: str | None = None
+    """Rows to use, e.g. ``"kept == 1"`` (SQL)."""
+    by: Sequence[str] | None = None
+    """Columns to split by; None: ``family`` and ``method``, where the file has them, for laws of
+    post-training after pruning, and nothing for others."""
+    pool: bool = False
+    """Fit everything together."""
+    fix: Mapping[str, float] = field(default_factory=dict)
+    """Parameters held at values."""
+    tie: Mapping[str, str] = field(default_factory=dict)
+    """Parameters held equal to others."""
+    residual: Literal["log", "linear"] = "log"
+    """Of the log of the loss, or of the loss in nats per token."""
+    loss: Literal["huber", "squared"] = "huber"
+    """What is summed over the residuals."""
+    delta: float = 1e-3
+    """Huber's threshold, of the residual before weights."""
+    weights: Literal["rows", "runs", "stderr"] | None = None
+    """All rows equal, each run equal, or 1/(s² + τ²) with s from loss_stderr and τ estimated;
+    None: ``stderr`` where that column is filled, else ``rows``."""
+    cluster: str = "run"
+    """Column whose values are independent of each other."""
+    min_tokens: float = 0.0
+    """Leave out rows with fewer tokens."""
+    burn_in: float = 0.0
+    """Leave out this share of each run's tokens, at its start."""
+    include_undecayed: bool = False
+    """Also fit rows with ``final`` = 0."""
+    bootstrap: int = 0
+    """Number of resamples; with it standard errors and intervals are the bootstrap's."""
+    resample: Literal["wild", "runs"] | None = None
+    """How; None: ``wild`` where runs have several rows, else ``runs``."""
+    seed: int = 0
+    """Of the resamples, and of the rows that starts are compared on, with more than 4096."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("residual", ("log", "linear")),
+            ("loss", ("huber", "squared")),
+            ("weights", (None, "rows", "runs", "stderr")),
+            ("resample", (None, "wild", "runs")),
+        ):
+            if getattr(self, name) not in allowed:
+                shown = " or ".join(str(a) for a in allowed if a is not None)
+                raise FitError(f"{name} is {getattr(self, name)!r}: use {shown}")
+        for name, good, what in (
+            ("delta", 1e-12 <= self.delta < math.inf, "a number from 1e-12 up"),
+            ("seed", self.seed >= 0, "a whole number from 0 up"),
+            (
+                "bootstrap",
+                self.bootstrap == 0 or self.bootstrap >= 40,
+                "0, or 40 resamples and more",
+            ),
+            ("burn_in", 0 <= self.burn_in < 1, "a share in [0, 1)"),
+            ("min_tokens", self.min_tokens >= 0, "a count"),
+        ):
+            if not good:
+                raise FitError(f"{name} is {getattr(self, name)}: use {what}")
+        if isinstance(self.by, str):
+            raise FitError(f"by is {self.by!r}: give a list of columns")
+        if self.pool and self.by:
+            raise FitError("by and pool contradict each other: give one")
+
+    def recorded(self) -> dict[str, Any]:
+        """What a saved fit says of its making; the rest stands elsewhere in it."""
+        elsewhere = {"columns", "by", "pool", "fix", "tie"}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in elsewhere}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A law and the rows that it is to be fitted to. Made by :func:`tasks`."""
+
+    law: Law
+    """The law, with what is fixed and tied."""
+    frame: pl.DataFrame
+    """The rows, by run, then tokens."""
+    group: Mapping[str, str]
+    """The columns that the curves were split by, and this task's values of them."""
+    excluded: Mapping[str, int]
+    """Rows left out, by reason."""
+    curves: Curves
+    """Where the rows come from."""
+    why: str
+    """Why this law, if it was chosen by the columns."""
+    options: Options
+    """What was asked for."""
+    warnings: tuple[str, ...] = ()
+    """What the reader should know besides."""
+
+    @property
+    def label(self) -> str:
+        """The source and the group, to begin a message with."""
+        group = ", ".join(f"{k} = {v}" for k, v in self.group.items())
+        return f"{self.curves.source}: {group}" if group else self.curves.source
+
+
+def tasks(source: Source, law: str | Law | None = None, **options: Any) -> list[Task]:
+    """Read curves, settle on a law, split and leave out: one task per group, ready to fit.
+
+    Args:
+        source, law: as in :func:`p2fit.fit_each`.
+        options: the fields of :class:`Options`.
+
+    Raises:
+        CurvesError, FitError, LawError: what is wrong with the file, the request, the law.
+    """
+    unknown = sorted(set(options) - {f.name for f in fields(Options)})
+    if unknown:
+        raise FitError(f"no option is called {unknown[0]}; see p2fit.Options")
+    asked = Options(**options)
+    curves, chosen, why = open_curves(source, law, asked.columns)
+    try:
+        chosen = chosen.restrict(asked.fix, asked.tie) if asked.fix or asked.tie else chosen
+        _ = chosen.terms
+    except NotMonomialError as error:
+        raise LawError(f"not yet: p2fit fits sums of monomials so far, and here {error}") from None
+    names = curves.frame.columns
+    by = list(dict.fromkeys(asked.by or ()))
+    timed = ("tokens",) if asked.min_tokens or asked.burn_in else ()
+    for column in (*by, asked.cluster, *timed):
+        if column not in names:
+            raise FitError(f"{curves.source}: no column {column}; there are {', '.join(names)}")
+    if asked.by is None and "base_loss" in chosen.inputs and not asked.pool:
+        by = [c for c in GROUPS if c in names]
+    found, empty = [], []
+    for values, frame in split_groups(curves.frame, by):
+        rows = select(frame, chosen, asked)
+        group = dict(zip(by, values))
+        task = Task(chosen, rows.frame, group, rows.excluded, curves, why, asked)
+        if rows.frame.height:
+            found.append(task)
+        else:
+            account = "; ".join(f"{count}: {reason}" for reason, count in rows.excluded.items())
+            empty.append(f"{task.label}: no row is left to fit ({account})")
+    if not found:
+        raise FitError("\n".join(empty))
+    # A group without rows has no fit of its own to say so: all the others do.
+    return [replace(task, warnings=tuple(empty)) for task in found]
 
 
 def available(columns: Collection[str]) -> set[str]:
@@ -191,34 +343,32 @@ def where_expression(text: str, frame: pl.DataFrame) -> pl.Expr:
     return expression
 
 
-def select(frame: pl.DataFrame, law: Law, options: Mapping[str, Any]) -> Rows:
-    """The rows that a law is fitted to, by the options of ``fit_each``.
+def select(frame: pl.DataFrame, law: Law, options: Options) -> Rows:
+    """The rows that a law is fitted to, by the options.
 
     Raises:
         FitError: the filter does not fit the columns.
     """
     rows = Rows(frame)
     names = frame.columns
-    if options["where"]:
-        rows.keep(
-            where_expression(options["where"], rows.frame), f"{options['where']} does not hold"
-        )
+    if options.where:
+        rows.keep(where_expression(options.where, rows.frame), f"{options.where} does not hold")
     if "tokens" in law.inputs:
         rows.keep(pl.col("tokens") > 0, "tokens = 0 (kept, never fitted)")
     if "base_loss" in law.inputs and "pruning_rate" in law.inputs:
         rows.keep(pl.col("pruning_rate") > 0, "pruning_rate = 0 (the base model)")
     decayed = law.name in LAWS and "base_loss" not in law.inputs
-    if decayed and "final" in names and not options["include_undecayed"]:
+    if decayed and "final" in names and not options.include_undecayed:
         rows.keep(
             pl.col("final").fill_null(0) == 1,
             "final = 0 (learning rate not decayed; --include-undecayed keeps them)",
         )
-    if options["min_tokens"]:
-        rows.keep(pl.col("tokens") >= options["min_tokens"], f"tokens < {options['min_tokens']:g}")
-    if options["burn_in"]:
+    if options.min_tokens:
+        rows.keep(pl.col("tokens") >= options.min_tokens, f"tokens < {options.min_tokens:g}")
+    if options.burn_in:
         rows.keep(
-            pl.col("tokens") >= options["burn_in"] * pl.col("tokens").max().over("run"),
-            f"the first {options['burn_in']:.0%} of a run's tokens",
+            pl.col("tokens") >= options.burn_in * pl.col("tokens").max().over("run"),
+            f"the first {options.burn_in:.0%} of a run's tokens",
         )
     return rows
 
