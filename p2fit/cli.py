@@ -132,7 +132,7 @@ def _json(document: Any) -> None:
 
 _column = click.option(
     "--column",
-    "column",
+    "columns",
     multiple=True,
     callback=_mapping,
     type=Pair("COLUMN=NAME"),
@@ -222,6 +222,9 @@ _ROWS_AND_FIT = (
         is_flag=True,
         help="Also fit rows with final = 0 (pre-training laws leave them out).",
     ),
+    click.option(
+        "--seed", type=int, default=0, show_default=True, help="Of resamples and of the starts."
+    ),
 )
 
 
@@ -258,9 +261,6 @@ def main() -> None:
     help="How: random weights for each run's residuals (the default where runs have several "
     "rows), or runs with replacement.",
 )
-@click.option(
-    "--seed", type=int, default=0, show_default=True, help="Of the resamples and of the starts."
-)
 @_as_json
 @click.option(
     "-o",
@@ -270,15 +270,7 @@ def main() -> None:
     help="Also write the fit to this file.",
 )
 @_errors
-def fit(
-    curves: str,
-    column: dict[str, str],
-    fix: dict[str, float],
-    tie: dict[str, str],
-    as_json: bool,
-    output: str | None,
-    **options: Any,
-) -> None:
+def fit(curves: str, as_json: bool, output: str | None, **options: Any) -> None:
     """Fit a law to loss curves by least squares.
 
     CURVES.CSV has a header and the columns run, params, tokens and loss, and what the law needs
@@ -294,7 +286,7 @@ def fit(
     from p2fit.fit import fit_each, to_json, write_text
 
     with _working(f"fitting {curves}") as progress:
-        fits = fit_each(curves, columns=column, fix=fix, tie=tie, progress=progress, **options)
+        fits = fit_each(curves, progress=progress, **options)
     if output is not None:
         write_text(output, to_json(fits))
     if as_json:
@@ -312,7 +304,7 @@ def fit(
 @_column
 @_as_json
 @_errors
-def check(curves: str, law: str | None, column: dict[str, str], as_json: bool) -> None:
+def check(curves: str, law: str | None, columns: dict[str, str], as_json: bool) -> None:
     """Check a file of loss curves and list every fault.
 
     \b
@@ -321,7 +313,7 @@ def check(curves: str, law: str | None, column: dict[str, str], as_json: bool) -
     """
     from p2fit.rows import check as check_curves
 
-    found = check_curves(curves, law, columns=column)
+    found = check_curves(curves, law, columns=columns)
     if as_json:
         _json(found)
         return
