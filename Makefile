@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: fit test lint package bench clean
+.PHONY: fit test lint package docs bench clean
 
 fit: $(VENV)/.base
 	$(BIN)/p2fit fit examples/chinchilla/chinchilla.csv --where "kept == 1"
@@ -23,6 +23,10 @@ package: $(VENV)/.dev
 	$(VENV)-wheel/bin/pip install --quiet dist/*.whl
 	cd / && $(abspath $(VENV)-wheel)/bin/p2fit fit --json $(CURDIR)/examples/chinchilla/chinchilla.csv > /dev/null
 
+docs: $(VENV)/.base
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	$(BIN)/python -m sphinx -q -W -b html docs docs/_build
+
 bench: $(VENV)/.base
 	$(BIN)/python benchmarks/run.py
 
@@ -41,4 +45,4 @@ $(VENV)/.dev: $(VENV)/.test
 	touch $@
 
 clean:
-	rm -rf .venv* .cache build dist
+	rm -rf .venv* .cache build dist docs/_build

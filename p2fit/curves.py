@@ -169,20 +169,23 @@ def read_curves(
 ) -> Curves:
     """Read and check a CSV file of loss curves.
 
-    path: a file, an open binary file, or ``"-"`` for standard input.
-    columns: column -> the name it has in the file, ``{"loss": "loss_pile"}``. It replaces a
-        column of that name; the source stays, under its own name, as a further column.
-    needs: columns that must exist and be filled; those that the schema does not know are numbers.
-    numeric: further such columns, all of them numbers.
-
     Other columns of the schema may be absent or have empty cells; what is filled obeys its rule.
 
     Where ``avg_params`` is needed and absent but ``active_params`` (the count at the moment of
     each row) is there, it is integrated: the mean active count over the tokens so far,
-    (1/D)∫₀ᴰ N(t)dt, by the trapezoid rule over the rows of the run, N taken as constant from
-    tokens = 0 to the first row. A row with tokens = 0 has its own ``active_params``.
+    (1/D)∫₀ᴰ N(t)dt (Jin et al. 2025), by the trapezoid rule over the rows of the run, N taken as
+    constant from tokens = 0 to the first row. A row with tokens = 0 has its own ``active_params``.
 
-    Raises CurvesError with every fault of the file.
+    Args:
+        path: a file, an open binary file, or ``"-"`` for standard input.
+        columns: column -> the name it has in the file, ``{"loss": "loss_pile"}``. It replaces a
+            column of that name; the source stays, under its own name, as a further column.
+        needs: columns that must exist and be filled; those that the schema does not know are
+            numbers.
+        numeric: further such columns, all of them numbers.
+
+    Raises:
+        CurvesError: every fault of the file.
     """
     source, data = _read(path)
     table = _parse(source, data)
@@ -199,8 +202,12 @@ def from_frame(
 ) -> Curves:
     """Check loss curves that are in memory, as ``read_curves`` does a file; faults name rows.
 
-    frame: a table of numbers and strings, or column name -> values. NaN is an empty cell.
-    Raises CurvesError with every fault.
+    Args:
+        frame: a table of numbers and strings, or column name -> values. NaN is an empty cell.
+        columns, needs, numeric: as in ``read_curves``.
+
+    Raises:
+        CurvesError: every fault.
     """
     table = _Table(FRAME)
     try:
