@@ -7,33 +7,65 @@
 
 __version__ = "0.1.0"
 
+from typing import TYPE_CHECKING
+
 from p2fit.curves import Curves, CurvesError, read_curves
 from p2fit.fit import Estimate, Fit, fit, fit_each, load
 from p2fit.laws import LAWS, Law, LawError, get_law
 from p2fit.rows import FitError, Options, check
 
+if TYPE_CHECKING:
+    from p2fit import schedules
+    from p2fit.comparison import Comparison, compare
+    from p2fit.design import DesignReport, identify_design
+    from p2fit.profiles import Profile, profile
+    from p2fit.validation import Validation, validate
+
 __all__ = [
     "LAWS",
+    "Comparison",
     "Curves",
     "CurvesError",
+    "DesignReport",
     "Estimate",
     "Fit",
     "FitError",
     "Law",
     "LawError",
     "Options",
+    "Profile",
+    "Validation",
     "check",
+    "compare",
     "fit",
     "fit_each",
     "get_law",
+    "identify_design",
     "load",
+    "profile",
     "read_curves",
+    "schedules",
+    "validate",
 ]
+
+# What a fit does not need is imported when it is asked for.
+_LATER = {
+    "Comparison": "comparison",
+    "compare": "comparison",
+    "DesignReport": "design",
+    "identify_design": "design",
+    "Profile": "profiles",
+    "profile": "profiles",
+    "schedules": "schedules",
+    "Validation": "validation",
+    "validate": "validation",
+}
 
 
 def __getattr__(name: str) -> object:
-    if name == "schedules":  # not needed by a fit, so imported when asked for
-        import importlib
+    if name not in _LATER:
+        raise AttributeError(f"module 'p2fit' has no attribute {name!r}")
+    import importlib
 
-        return importlib.import_module("p2fit.schedules")
-    raise AttributeError(f"module 'p2fit' has no attribute {name!r}")
+    module = importlib.import_module(f"p2fit.{_LATER[name]}")
+    return module if name == "schedules" else getattr(module, name)

@@ -193,7 +193,9 @@ def _zero(problem: Problem, z: Array, names: tuple[str, ...]) -> tuple[str, ...]
 def _reasons(problem: Problem, z: Array, columns: Mapping[str, Array]) -> tuple[str, ...]:
     """What the design lacks: distinct values of an input, rows, or independent inputs."""
     law = problem.law
-    inputs = _inputs(law)
+    inputs = inputs_with_parameters(law)
+    if not inputs:
+        return ()
     values = {x: np.unique(columns[x]) for x in inputs}
     design = np.unique(np.stack([columns[x] for x in inputs], axis=1), axis=0)
     found: list[str] = []
@@ -216,7 +218,7 @@ def _reasons(problem: Problem, z: Array, columns: Mapping[str, Array]) -> tuple[
 
 
 def _collinear(problem: Problem, columns: Mapping[str, Array]) -> tuple[tuple[str, str], ...]:
-    inputs = [x for x in _inputs(problem.law) if np.min(columns[x]) > 0]
+    inputs = [x for x in inputs_with_parameters(problem.law) if np.min(columns[x]) > 0]
     logs = {x: np.log(columns[x]) for x in inputs}
     logs = {x: v - v.mean() for x, v in logs.items()}
     size = {x: float(np.linalg.norm(v)) for x, v in logs.items()}
@@ -228,7 +230,7 @@ def _collinear(problem: Problem, columns: Mapping[str, Array]) -> tuple[tuple[st
     )
 
 
-def _inputs(law: Law) -> list[str]:
+def inputs_with_parameters(law: Law) -> list[str]:
     """Inputs that terms with parameters depend on."""
     bases = [b for t in law.terms if not t.known for b, _ in t.powers]
     return [x for x in law.inputs if any(x in _words(b) for b in bases)]

@@ -237,8 +237,8 @@ def open_curves(
         LawError: no such law, or a formula with a fault.
     """
     if isinstance(source, str) and source == "-":
-        source = _Stdin()
-    curves = _read(source, columns, needs=("run", "loss"))
+        source = Stdin()
+    curves = read(source, columns, needs=("run", "loss"))
     names = curves.frame.columns
     why = ""
     if law is None:
@@ -252,7 +252,7 @@ def open_curves(
     usable = all(n in schema and not curves.frame[n].null_count() for n in wanted)
     if not usable or any(schema[n] != pl.Float64 for n in chosen.inputs):
         # Read again with the law's own needs: it names the lines of what is missing.
-        curves = _read(source, columns, needs=wanted, numeric=chosen.inputs)
+        curves = read(source, columns, needs=wanted, numeric=chosen.inputs)
     return curves, chosen, why
 
 
@@ -268,7 +268,7 @@ def check(
         CurvesError, FitError, LawError: every fault.
     """
     if law is None:
-        curves = _read(source, columns, needs=REQUIRED)
+        curves = read(source, columns, needs=REQUIRED)
     else:
         curves, _, _ = open_curves(source, law, columns)
     frame = curves.frame
@@ -283,7 +283,8 @@ def check(
     }
 
 
-def _read(source: Source, columns: Mapping[str, str] | None, **wanted: Any) -> Curves:
+def read(source: Source, columns: Mapping[str, str] | None, **wanted: Any) -> Curves:
+    """Curves from any source; ``wanted`` goes to ``read_curves`` or ``from_frame``."""
     wanted["columns"] = dict(columns or {})
     if isinstance(source, Curves):
         return replace(from_frame(source.frame, **wanted), source=source.source)
@@ -298,7 +299,7 @@ def _read(source: Source, columns: Mapping[str, str] | None, **wanted: Any) -> C
     return read_curves(source, **wanted)
 
 
-class _Stdin(io.BytesIO):
+class Stdin(io.BytesIO):
     """Standard input that can be read twice."""
 
     name = "<stdin>"

@@ -167,6 +167,17 @@ def covariance(
     return Covariance(problem, z, inner, count, t_quantile(0.975, count - 1))
 
 
+def expected_curvature(problem: Problem, z: Array) -> Array:
+    """Curvature of the objective at z that :func:`covariance` goes by, shape (p, p)."""
+    r = np.concatenate([_residual(problem.rows(c), z)[0] for c in _blocks(len(problem.y))])
+    width, total = _bandwidth(r), np.zeros((len(z), len(z)))
+    for chunk in _blocks(len(r)):
+        part = problem.rows(chunk)
+        residual, jac = _residual(part, z)
+        total += (jac * (part.weights * _curvature(residual, part.delta, width))) @ jac.T
+    return total
+
+
 def _blocks(n: int) -> list[slice]:
     return [slice(i, min(i + _CHUNK, n)) for i in range(0, n, _CHUNK)]
 
