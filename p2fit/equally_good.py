@@ -62,6 +62,29 @@ def prediction_range(solved: Solved, columns: Mapping[str, Any]) -> tuple[Array,
     return low, high
 
 
+def members(solved: Solved) -> list[dict[str, float]]:
+    """Parameters that fit as well as the optimum and predict lowest or highest around the data.
+
+    Found at the centre of the data and, one input at a time, at half its least and twice its
+    largest value (a rate: half way to 0 and to 1). Empty where the data determine everything.
+    """
+    if not solved.identification.undetermined:
+        return []
+    centre = {x: float(np.exp(np.log(v).mean())) for x, v in solved.columns.items()}
+    points = [centre]
+    for x, v in solved.columns.items():
+        low, high = float(v.min()), float(v.max())
+        points += [{**centre, x: low / 2}, {**centre, x: (1 + high) / 2 if high < 1 else 2 * high}]
+    try:
+        columns = {x: np.array([p[x] for p in points]) for x in centre}
+        there = placed(solved.problem, solved.columns, columns)
+    except LawError:  # such points lie outside what the formula is for
+        there = solved.problem.rows(np.arange(min(_POINTS, len(solved.problem.y))))
+    found = _search(solved, there)
+    each = [solved.problem.natural(z) for z in found]
+    return [{n: float(v) for n, v in natural.items()} for natural in each]
+
+
 def placed(problem: Problem, columns: Mapping[str, Array], points: Mapping[str, Array]) -> Problem:
     """The problem's law at other points, in the same variables z; the weights are 0.
 
@@ -84,6 +107,12 @@ def placed(problem: Problem, columns: Mapping[str, Array], points: Mapping[str, 
 
 def _ends(solved: Solved, there: Problem) -> Array:
     """Lowest and highest prediction at each point, shape (2, points)."""
+    predicted = loss(there, _search(solved, there))
+    return np.stack([predicted.min(axis=0), predicted.max(axis=0)])
+
+
+def _search(solved: Solved, there: Problem) -> Array:
+    """Members of the set that predict lowest and highest at the points, the optimum among them."""
     problem, solution = solved.problem, solved.solution
     rows, points = len(problem.y), len(there.y)
     found = np.concatenate([solution.z[None], solution.ties])
@@ -94,9 +123,7 @@ def _ends(solved: Solved, there: Problem) -> Array:
     else:
         found = _pulled(problem, some, found)
     level = solution.value * (1 + EQUAL) + problem.floor
-    found = np.concatenate([solution.z[None], _members(problem, found, level)])
-    predicted = loss(there, found)
-    return np.stack([predicted.min(axis=0), predicted.max(axis=0)])
+    return np.concatenate([solution.z[None], _members(problem, found, level)])
 
 
 def _pulled(problem: Problem, there: Problem, z: Array) -> Array:

@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -99,6 +99,9 @@ class Fit:
     bootstrap: Mapping[str, Any] | None
     """``draws`` (name to estimates), how they were made, how many failed, lost a level or ended
     at a bound."""
+    equally_good: Sequence[Mapping[str, float | None]]
+    """Where the data leave parameters open: parameters that fit as well (within 1e-6) and predict
+    lowest or highest around the data; empty where all is determined."""
     sensitivity: Mapping[str, Mapping[str, float]]
     """Exponents when the first 10 % and 20 % of each run's tokens are dropped."""
     data: Mapping[str, Any]
@@ -162,6 +165,24 @@ class Fit:
             scatter = critical * float(self.metrics["scatter"] or 0.0) * (centre if log else 1.0)
             below, above = np.hypot(below, scatter), np.hypot(above, scatter)
         return centre - below, centre + above
+
+    def range(self, columns: Mapping[str, Any]) -> tuple[Array, Array] | None:
+        """Lowest and highest prediction over parameters that fit equally well, nats per token.
+
+        None where the data determine every parameter. It is a range from inside, exact near the
+        data and at half and double their range; it holds no noise, as ``interval`` does.
+
+        Args:
+            columns: the law's inputs, scalars or arrays of one shape.
+
+        Raises:
+            LawError: an input is missing.
+        """
+        usable = [p for p in self.equally_good if None not in p.values()]
+        if not usable:
+            return None
+        found = np.stack([self.law.predict(cast("dict[str, float]", p), columns) for p in usable])
+        return found.min(axis=0), found.max(axis=0)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; null where there is no number, never NaN."""
@@ -347,7 +368,16 @@ def fit_each(
     Raises:
         CurvesError, FitError, LawError: what is wrong with the file, the request, the law.
     """
-    return [fit_task(task, progress) for task in tasks(source, law, **options)]
+    fits = []
+    for task in tasks(source, law, **options):
+        solved = solve_task(task)
+        found = fit_task(task, progress, solved)
+        if solved.identification.undetermined:
+            from p2fit.equally_good import members  # most fits do not need it
+
+            found = replace(found, equally_good=members(solved))
+        fits.append(found)
+    return fits
 
 
 @dataclass(frozen=True)
@@ -414,9 +444,18 @@ def _solve(task: Task) -> Solved:
     return Solved(problem, solution, found, clusters, spread, columns, frame, weighting)
 
 
-def fit_task(task: Task, progress: Callable[[int, int], None] | None = None) -> Fit:
-    """Fit the law of a task to its rows; see :func:`fit_each`."""
-    solved, options = solve_task(task), task.options
+def fit_task(
+    task: Task,
+    progress: Callable[[int, int], None] | None = None,
+    solved: Solved | None = None,
+) -> Fit:
+    """Fit the law of a task to its rows, without the search for equally good parameters.
+
+    Args:
+        progress: called with resamples done and in all.
+        solved: the task's optimum, where it is known already.
+    """
+    solved, options = solved or solve_task(task), task.options
     problem, solution, found = solved.problem, solved.solution, solved.identification
     spread, frame, columns = solved.covariance, solved.frame, solved.columns
     draws = None
@@ -460,6 +499,7 @@ def fit_task(task: Task, progress: Callable[[int, int], None] | None = None) -> 
             "critical": spread.critical,
         },
         bootstrap=None if draws is None else _account(problem, draws),
+        equally_good=(),
         sensitivity=_sensitivity(problem, solution, frame) if not found.undetermined else {},
         data={
             "source": task.curves.source,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import p2fit
 from p2fit.equally_good import prediction_range
 from p2fit.fit import Solved, solve_task
 from p2fit.laws import LAWS, Array, LawError
@@ -126,3 +128,23 @@ def test_what_cannot_be_asked() -> None:
         prediction_range(here, {"params": 1e9})
     with pytest.raises(LawError, match="tokens must be above 0"):
         prediction_range(here, {"params": 1e9, "tokens": 0.0})
+
+
+def test_a_saved_fit_carries_the_range(tmp_path: Path) -> None:
+    table = simulate.p2(seed=1, sizes=(5e8, 1.5e9), rates=(0.1, 0.2, 0.3, 0.4))
+    fit = p2fit.fit(table)
+    fit.save(tmp_path / "fit.json")
+    saved = p2fit.load(tmp_path / "fit.json")
+    assert isinstance(saved, p2fit.Fit)
+    there = {"params": 3e9, "pruning_rate": 0.25, "base_loss": 2.7, "tokens": 1e9}
+    inside = {**there, "params": 1.5e9}
+    found, known = saved.range(there), saved.range(inside)
+    exact = prediction_range(solve_task(tasks(table)[0]), there)
+    assert found is not None
+    assert known is not None
+    assert exact is not None
+    # The third size is open, a size of the data is not.
+    assert found[1] - found[0] > 20 * (known[1] - known[0])
+    assert exact[0] - 1e-6 <= found[0] <= exact[0] + 0.05 * (exact[1] - exact[0])
+    assert exact[1] + 1e-6 >= found[1] >= exact[1] - 0.05 * (exact[1] - exact[0])
+    assert p2fit.fit(simulate.p2(seed=1)).range(there) is None
