@@ -1,9 +1,14 @@
 """Thousands of refits on resampled curves, through the solver's batched kernel.
 
 Where runs have several rows, a wild cluster bootstrap (Cameron, Gelbach & Miller 2008): every
-run's residuals, scaled by sqrt(G / (G - p)), are multiplied by one random weight and put back on
-the fitted curve, so that no draw loses a size or a rate. The weights are Webb's six points, since
-with few runs two points repeat. Where every run has one row, the ordinary bootstrap of rows.
+run's residuals are multiplied by one random weight and put back on the fitted curve, so that no
+draw loses a size or a rate. They are the residuals of a fit without that run (MacKinnon, Nielsen &
+Webb 2023), since Huber's loss follows some runs so closely that their own residuals vanish. The
+weights are Webb's six points, since with few runs two points repeat. Where every run has one row,
+the ordinary bootstrap of rows.
+
+Percentiles are taken further from the estimate by Student's t over the normal quantile: few runs
+tell little of their own scatter.
 """
 
 from __future__ import annotations
@@ -18,17 +23,19 @@ import numpy as np
 
 from p2fit.laws import Array
 from p2fit.least_squares import Index, Problem, loss, minimise, residuals
-from p2fit.uncertainty import FAR
+from p2fit.uncertainty import FAR, t_quantile
 
 Resample = Literal["wild", "runs"]
 
 #: Webb's weights: mean 0, variance 1, six points.
 WEBB = np.sqrt([0.5, 1.0, 1.5])
 
+#: The normal quantile for 95 %.
+NORMAL = 1.959963984540054
 #: Share of the draws beyond each end of a 95 % interval.
 TAIL = 0.025
 
-_CELLS = 1 << 15  # draws x rows refitted at once: what fits into the cache is fastest
+_CELLS = 1 << 13  # draws x rows refitted at once: what fits into the cache is fastest
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,8 @@ class Draws:
 
     problem: Problem
     """The problem that was resampled."""
+    centre: Array
+    """The optimum on the curves themselves, shape (p,)."""
     z: Array
     """The solver's variables, shape (draws, p)."""
     value: Array
@@ -47,6 +56,8 @@ class Draws:
     """How the resamples were made."""
     lost: int
     """Draws that lost a level (a size, a rate) of an input with few of them; 0 if wild."""
+    few: float
+    """How much further from the estimate than the percentiles the ends of an interval are."""
 
     @cached_property
     def natural(self) -> dict[str, Array]:
@@ -59,10 +70,11 @@ class Draws:
         return np.logical_or(self.z <= self.problem.lower, self.z >= self.problem.upper)
 
     def interval(self, index: int) -> tuple[float, float | None, float | None]:
-        """Standard deviation and 95 % percentiles of one entry of z, in the formula's units.
+        """Standard deviation and 95 % interval of one entry of z, in the formula's units.
 
-        An end is None (open) where the percentile is the end of the range, and for an exponent
-        whose terms are 0 in more than 2.5 % of the draws: it has no value there.
+        The ends are the percentiles, ``few`` times as far from the estimate (on the log scale for
+        a coefficient). An end is None (open) where the percentile is the end of the range, and for
+        an exponent whose terms are 0 in more than 2.5 % of the draws: it has no value there.
         """
         problem, k = self.problem, self.problem.coefficients
         name = problem.names[index]
@@ -84,6 +96,12 @@ class Draws:
         if index < k:
             middle = float(np.median(values[usable]))
             at_low, at_high = at_low or low * FAR < middle, at_high or high > middle * FAR
+        estimate = float(problem.natural(self.centre)[name])
+        if index >= k:
+            low, high = (estimate + (end - estimate) * self.few for end in (low, high))
+            low, high = max(low, problem.lower[index]), min(high, problem.upper[index])
+        elif estimate > 0:
+            low, high = (estimate * (end / estimate) ** self.few for end in (low, high))
         ends = (None if at_low else float(low), None if at_high else float(high))
         return float(np.std(values[usable])), *ends
 
@@ -114,8 +132,7 @@ def bootstrap(
     groups = int(clusters[-1]) + 1
     n = len(problem.y)
     fitted = loss(problem, z[None])[0]
-    stretch = np.sqrt(groups / max(groups - len(z), 1))
-    pull = -residuals(problem, z) * stretch
+    pull = _left_out(problem, z, clusters) if resample == "wild" else np.zeros(n)
     found_z, found_value = np.empty((count, len(z))), np.empty(count)
     converged, lost = np.empty(count, bool), 0
     for part in _batches(count, n):
@@ -136,7 +153,26 @@ def bootstrap(
         converged[part] = found.converged
         if progress is not None:
             progress(part.stop, count)
-    return Draws(problem, found_z, found_value, converged, resample, lost)
+    few = t_quantile(0.975, groups - 1) / NORMAL
+    if resample == "runs":
+        few *= math.sqrt(groups / (groups - 1))
+    return Draws(problem, z, found_z, found_value, converged, resample, lost, few)
+
+
+def _left_out(problem: Problem, z: Array, clusters: Index) -> Array:
+    """Observed minus predicted (of the log, or in nats) for each run by a fit without it, (n,)."""
+    groups = int(clusters[-1]) + 1
+    found = np.empty(len(problem.y))
+    for part in _batches(groups, len(problem.y)):
+        without = np.arange(part.start, part.stop)
+        weights = problem.weights * (clusters != without[:, None])
+        refitted = minimise(problem, np.repeat(z[None], len(without), axis=0), weights=weights).z
+        for g, own in zip(without, refitted):
+            rows = np.flatnonzero(clusters == g)
+            found[rows] = -residuals(problem.rows(rows), own)
+    # With a centred mean of squares the variance is the jackknife's.
+    scaled: Array = found * math.sqrt((groups - 1) / groups)
+    return scaled
 
 
 def _batches(count: int, n: int) -> Iterator[slice]:

@@ -70,7 +70,10 @@ def members(solved: Solved) -> list[dict[str, float]]:
     """
     if not solved.identification.undetermined:
         return []
-    centre = {x: float(np.exp(np.log(v).mean())) for x, v in solved.columns.items()}
+    middle = {x: np.log(v).mean() if v.min() > 0 else None for x, v in solved.columns.items()}
+    centre = {
+        x: float(solved.columns[x].mean() if m is None else np.exp(m)) for x, m in middle.items()
+    }
     points = [centre]
     for x, v in solved.columns.items():
         low, high = float(v.min()), float(v.max())

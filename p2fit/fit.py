@@ -27,7 +27,7 @@ import polars as pl
 from p2fit import __version__, metrics
 from p2fit.bootstrap import Draws
 from p2fit.bootstrap import bootstrap as resampled
-from p2fit.identify import Identification, identify, join
+from p2fit.identify import Identification, Undetermined, identify, join
 from p2fit.laws import LAWS, Array, Law, LawError
 from p2fit.least_squares import (
     Index,
@@ -43,6 +43,7 @@ from p2fit.least_squares import loss as fitted_loss
 from p2fit.rows import FitError, Options, Source, Task, tasks
 from p2fit.uncertainty import Covariance, covariance
 
+_FLAT = "the objective is flat there; a larger delta or squared loss may tell"
 _SHARES = (0.1, 0.2)  # of each run's tokens, dropped to see whether the exponents stay put
 
 
@@ -152,7 +153,8 @@ class Fit:
             }
             found = self.law.predict(draws, flat).reshape(-1, *centre.shape)
             low, high = np.nanquantile(found, [0.025, 0.975], axis=0)
-            below, above = centre - low, high - centre
+            few = self.bootstrap["few"]
+            below, above = (centre - low) * few, (high - centre) * few
         else:
             values = {n: float(p.estimate or 0.0) for n, p in self.parameters.items()}
             slopes = self.law.gradient(values, columns)
@@ -437,11 +439,27 @@ def _solve(task: Task) -> Solved:
     if not (math.isfinite(solution.value) and np.all(fitted_loss(problem, solution.z[None]) > 0)):
         raise LawError("with these signs and fixed values the law gives no loss above 0")
     found = identify(problem, solution.z, columns)
-    if found.undetermined:
+    flat = _flat(problem, solution)
+    if found.undetermined or flat:
         solution = settle(problem, solution)
         found = identify(problem, solution.z, columns)
+    if set(flat) - found.names:
+        found = replace(found, undetermined=(*found.undetermined, Undetermined(flat, (_FLAT,))))
     spread = covariance(problem, solution.z, clusters, found)
     return Solved(problem, solution, found, clusters, spread, columns, frame, weighting)
+
+
+def _flat(problem: Problem, solution: Solution) -> tuple[str, ...]:
+    """Parameters in which starts differ that ended at the same objective.
+
+    Beyond delta Huber's loss counts rows on either side, as a median does, and a median of an even
+    number of rows is not unique: a design with few levels can leave a whole valley flat.
+    """
+    values = minimise(problem, solution.ties, iterations=0).value
+    equal = solution.ties[values <= values.min() * (1 + 1e-9) + problem.floor]
+    apart = np.ptp(equal, axis=0) > 0.01 * problem.sizes
+    names = {n for n, far in zip(problem.names, apart) if far}
+    return tuple(p for p in problem.law.parameters if p in names)
 
 
 def fit_task(
@@ -631,6 +649,7 @@ def _account(problem: Problem, draws: Draws) -> dict[str, Any]:
         "draws": {n: np.asarray(v) for n, v in draws.natural.items()},
         "count": len(draws.z),
         "resample": draws.resample,
+        "few": draws.few,
         "failed": int(np.count_nonzero(draws.converged == 0)),
         "lost_level": draws.lost,
         "at_bound": at,

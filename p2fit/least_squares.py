@@ -448,10 +448,12 @@ def _minimise(
 ) -> Minimum:
     batch, p = z.shape
     k = problem.coefficients
+    # A step that promises less is the last one. A ridge is a small part of the objective.
+    tolerance = 1e-10 if ridge is None else 1e-14
     z = z.copy()
     floor = problem.floor
     point = _evaluate(problem, z, ridge, rows)
-    damping = np.full(batch, 0.1)
+    damping = np.full(batch, 0.02)
     converged = np.zeros(batch, bool)
     active = np.flatnonzero(np.isfinite(point.value))
     diagonal = np.arange(p)
@@ -475,7 +477,7 @@ def _minimise(
             damping[active] *= 10
             continue
         decrease = -(gradient * step).sum(axis=1)
-        done = (np.abs(decrease) <= 1e-12 * (now.value + floor)) & (lam <= 1e-2)
+        done = (np.abs(decrease) <= tolerance * (now.value + floor)) & (lam <= 1e-2)
         done |= ~gradient.any(axis=1)
         trial = np.clip(x + step, problem.lower, problem.upper)
         new = _evaluate(problem, trial, ridge, rows.take(active))

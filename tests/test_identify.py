@@ -127,3 +127,20 @@ def test_determined_predictions_do_not_care_for_the_ridge() -> None:
     fit = p2fit.fit(table)
     columns = {x: np.asarray(table[x]) for x in fit.law.inputs}
     np.testing.assert_allclose(fit.predict(columns), table["loss"], rtol=1e-7)
+
+
+def test_a_flat_objective_is_said_and_one_point_is_picked(frantar_t5: pl.DataFrame) -> None:
+    """Three token counts and a median: all starts reach one objective at different exponents."""
+    fit = p2fit.fit(frantar_t5, "chinchilla-pruned")
+    assert fit.identification["rank"] == 5
+    assert any("the objective is flat there" in w for w in fit.warnings)
+    assert not fit.parameters["beta"].identified
+    other = p2fit.fit(frantar_t5.sample(fraction=1.0, shuffle=True, seed=1), "chinchilla-pruned")
+    for name, p in fit.parameters.items():
+        assert other.parameters[name].estimate == pytest.approx(p.estimate, rel=0.02)
+    there = {"params": 1e9, "pruning_rate": 0.5, "tokens": 1e12}
+    span = fit.range(there)
+    assert span is not None
+    assert span[1] - span[0] > 0.02
+    squared = p2fit.fit(frantar_t5, "chinchilla-pruned", loss="squared")
+    assert squared.parameters["beta"].identified
