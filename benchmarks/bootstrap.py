@@ -35,8 +35,8 @@ from scipy.optimize import minimize
 
 import p2fit
 from p2fit.bootstrap import bootstrap, draw_weights
-from p2fit.fit import Solved, solve_task
 from p2fit.rows import tasks
+from p2fit.solving import Solved, solve_task
 
 #: Resamples of the command and of p2fit in process; BFGS takes its time for so few of them.
 DRAWS, FEW = 4000, 40

@@ -25,12 +25,13 @@ import numpy as np
 import polars as pl
 
 from p2fit import metrics
-from p2fit.fit import Fit, fit_task, solve_task
+from p2fit.fit import Fit, fit_task
 from p2fit.identify import identify
 from p2fit.laws import LAWS, Array, Law, LawError, get_law
 from p2fit.least_squares import Index, minimise
 from p2fit.least_squares import loss as predicted
 from p2fit.rows import GROUPS, FitError, Source, Task, available, open_curves, servable, tasks
+from p2fit.solving import solve_task
 
 #: Up to this many runs, one is left out at a time; beyond it, a twentieth of them.
 SINGLY = 60

@@ -19,11 +19,11 @@ import polars as pl
 
 from p2fit.curves import Curves
 from p2fit.equally_good import placed
-from p2fit.fit import solve_task
 from p2fit.identify import NULL, WARN, identify, inputs_with_parameters, join
 from p2fit.laws import LAWS, Array, Law, LawError, evaluate, get_law
 from p2fit.least_squares import Problem, build, jacobian, loss
 from p2fit.rows import FitError, Source, Stdin, Task, choose_law, needs, read, tasks
+from p2fit.solving import solve_task
 
 _ALTERNATIVES = 3  # runs that would do, shown
 _MOST_ADDED = 6  # runs added together where one is not enough

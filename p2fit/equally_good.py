@@ -19,7 +19,7 @@ from p2fit.laws import Array, LawError, evaluate
 from p2fit.least_squares import Problem, build, loss, minimise
 
 if TYPE_CHECKING:
-    from p2fit.fit import Solved
+    from p2fit.solving import Solved
 
 #: Parameters fit equally well where the objective is within this relative distance of the best.
 EQUAL = 1e-6

@@ -23,10 +23,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from p2fit.fit import Solved, solve_task
 from p2fit.laws import Array, Law
 from p2fit.least_squares import Problem, build, minimise, solve
 from p2fit.rows import FitError, Source, Task, tasks
+from p2fit.solving import Solved, solve_task
 from p2fit.uncertainty import FAR, Covariance, expected_curvature, t_quantile
 
 _STEPS = 8  # to where a parabola would cross the threshold

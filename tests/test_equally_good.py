@@ -10,9 +10,9 @@ import pytest
 
 import p2fit
 from p2fit.equally_good import prediction_range
-from p2fit.fit import Solved, solve_task
 from p2fit.laws import LAWS, Array, LawError
 from p2fit.rows import tasks
+from p2fit.solving import Solved, solve_task
 from tests import simulate
 
 
