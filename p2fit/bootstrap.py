@@ -148,7 +148,7 @@ def bootstrap(
         else:
             data = {"weights": rows * problem.weights}
             lost += sum(_loses(rows, levels or []))
-        found = minimise(problem, np.repeat(z[None], len(weights), axis=0), **data)
+        found = minimise(problem, np.repeat(z[None], len(weights), axis=0), **data, damping=0.02)
         found_z[part], found_value[part] = found.z, found.value
         converged[part] = found.converged
         if progress is not None:

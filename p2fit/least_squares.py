@@ -431,20 +431,28 @@ def minimise(
     ridge: _Ridge | None = None,
     y: Array | None = None,
     weights: Array | None = None,
+    damping: float = 0.1,
 ) -> Minimum:
     """Minimise from every row of z (B, p) at once, within the bounds.
 
     Args:
         y: other losses for each of the B problems, (B, n).
         weights: other row weights for each of them, (B, n).
+        damping: of the first step; less is faster where z is near a minimum.
     """
     with np.errstate(all="ignore"):
         start = np.clip(z, problem.lower, problem.upper)
-        return _minimise(problem, start, iterations, ridge, _Rows.of(problem, y, weights))
+        rows = _Rows.of(problem, y, weights)
+        return _minimise(problem, start, iterations, ridge, rows, damping)
 
 
 def _minimise(
-    problem: Problem, z: Array, iterations: int, ridge: _Ridge | None, rows: _Rows
+    problem: Problem,
+    z: Array,
+    iterations: int,
+    ridge: _Ridge | None,
+    rows: _Rows,
+    first: float,
 ) -> Minimum:
     batch, p = z.shape
     k = problem.coefficients
@@ -453,7 +461,7 @@ def _minimise(
     z = z.copy()
     floor = problem.floor
     point = _evaluate(problem, z, ridge, rows)
-    damping = np.full(batch, 0.02)
+    damping = np.full(batch, first)
     converged = np.zeros(batch, bool)
     active = np.flatnonzero(np.isfinite(point.value))
     diagonal = np.arange(p)
