@@ -676,7 +676,7 @@ def _starts(problem: Problem, robust: Array | None, count: int) -> Array:
         flag[:-1] &= ahead[:-1] <= ahead[1:]
     flat = value.ravel()
     chosen = list(np.flatnonzero(local.ravel()))
-    pieces = 2
+    pieces = 3 if value.ndim <= 2 else 2
     numbers = np.arange(value.size).reshape(value.shape)
     for block in itertools.product(*(np.array_split(np.arange(s), pieces) for s in value.shape)):
         inside = numbers[np.ix_(*block)].ravel()
@@ -779,7 +779,7 @@ def _multistart(problem: Problem, seed: int) -> Minimum:
     starts = _starts(grid, None, _STARTS)
     if np.isfinite(problem.delta):
         # The profile is of squares: profile again with the weights that Huber's loss would give.
-        first = minimise(grid, starts[:4], iterations=4)
+        first = minimise(grid, starts[:4], iterations=6)
         r = np.abs(residuals(grid, first.z[np.argmin(first.value)]))
         robust = 1.0 / np.maximum(r / problem.delta, 1.0)
         starts = np.concatenate([starts, _starts(grid, robust, _STARTS)])
