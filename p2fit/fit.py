@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -28,6 +26,7 @@ from p2fit import __version__, metrics
 from p2fit.bootstrap import Draws
 from p2fit.bootstrap import bootstrap as resampled
 from p2fit.equally_good import members
+from p2fit.files import write_text
 from p2fit.identify import Identification, join
 from p2fit.laws import LAWS, Array, Law, LawError
 from p2fit.least_squares import (
@@ -285,34 +284,6 @@ def to_json(fits: Fit | Sequence[Fit]) -> str:
     if isinstance(document, list) and len(document) == 1:
         document = document[0]
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write a file whole or not at all: to a temporary one beside it, then rename.
-
-    What is not a regular file (a pipe, a device) is written to as it is.
-
-    Raises:
-        FitError: it cannot be written; the message names it.
-    """
-    try:
-        target = Path(os.path.realpath(path))  # the file that a link names, not the link
-        if target.exists() and not target.is_file():  # a pipe or a device cannot be replaced
-            target.write_text(text, encoding="utf-8")
-            return
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            mask = os.umask(0)
-            os.umask(mask)
-            os.chmod(name, target.stat().st_mode if target.exists() else 0o666 & ~mask)
-            os.replace(name, target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise FitError(f"{path}: {error.strerror or error}") from None
 
 
 def _plain(value: Any) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from p2fit.files import replacing
 from p2fit.rows import FitError
 
 if TYPE_CHECKING:
@@ -82,22 +81,10 @@ def save(figure: Figure, path: str | Path) -> None:
     import matplotlib.pyplot as plt
 
     check_format(path)
-    path = Path(path)
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
-        os.close(handle)
-        try:
-            with plt.rc_context(_STYLE):
-                figure.savefig(name, metadata={"Date": None} if path.suffix == ".svg" else None)
-            mask = os.umask(0)
-            os.umask(mask)
-            os.chmod(name, 0o666 & ~mask)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise FitError(f"{path}: {error.strerror or error}") from None
+        with replacing(path) as temporary, plt.rc_context(_STYLE):
+            metadata = {"Date": None} if temporary.suffix == ".svg" else None
+            figure.savefig(temporary, metadata=metadata)
     finally:
         plt.close(figure)
 

@@ -22,8 +22,11 @@ BLOCK = re.compile(r"```console\n\$ p2fit (?P<arguments>[^\n]*--help)\n(?P<help>
 def commands(group: click.Group, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     """Every command by its words, groups included."""
     found: list[tuple[str, ...]] = [prefix]
-    for name, command in sorted(group.commands.items()):
-        inner = (*prefix, name)
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        if name == "run":  # p2fit-adapters documents it
+            continue
+        command, inner = group.get_command(context, name), (*prefix, name)
         found += commands(command, inner) if isinstance(command, click.Group) else [inner]
     return found
 

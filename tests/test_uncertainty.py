@@ -7,7 +7,7 @@ import math
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -161,27 +161,29 @@ def test_exponents_move_where_a_transient_was_not_dropped() -> None:
     assert abs(moved["20%"]["beta"] - whole) > 0.02
 
 
-@given(st.integers(0, 200))
-@settings(max_examples=10, deadline=None)
 @pytest.mark.parametrize("resamples", [0, 100])
-def test_intervals_widen_when_runs_are_removed(resamples: int, seed: int) -> None:
+def test_intervals_widen_when_runs_are_removed(resamples: int) -> None:
     sizes = (2e8, 5e8, 1.5e9, 4e9, 1e10)
-    table = simulate.p2(
-        seed=seed, sizes=sizes, rates=(0.1, 0.15, 0.2, 0.25, 0.3, 0.35), offset=0.003
-    )
-    kept = np.isin(table["params"], (5e8, 1.5e9, 4e9)) & np.isin(
-        table["pruning_rate"], (0.15, 0.25, 0.35)
-    )
-    fewer = {c: np.asarray(v)[kept] for c, v in table.items()}
     there = {
         "params": np.geomspace(5e8, 4e9, 5),
         "tokens": 5e8,
         "pruning_rate": 0.25,
         "base_loss": 2.7,
     }
-    width = []
-    for curves in (table, fewer):
-        found = p2fit.fit(curves, "p2", loss="squared", bootstrap=resamples).interval(there)
-        assert found is not None
-        width.append(found[1] - found[0])
-    assert np.mean(width[1]) > np.mean(width[0])
+    wider = []  # an interval is itself an estimate: over many draws of the noise, not in each
+    for seed in range(12):
+        table = simulate.p2(
+            seed=seed, sizes=sizes, rates=(0.1, 0.15, 0.2, 0.25, 0.3, 0.35), offset=0.003
+        )
+        kept = np.isin(table["params"], (5e8, 1.5e9, 4e9)) & np.isin(
+            table["pruning_rate"], (0.15, 0.25, 0.35)
+        )
+        fewer = {c: np.asarray(v)[kept] for c, v in table.items()}
+        width = []
+        for curves in (table, fewer):
+            found = p2fit.fit(curves, "p2", loss="squared", bootstrap=resamples).interval(there)
+            assert found is not None
+            width.append(np.mean(found[1] - found[0]))
+        wider.append(width[1] / width[0])
+    assert np.median(wider) > 1.2
+    assert np.mean(np.asarray(wider) > 1) > 0.8

@@ -1,0 +1,136 @@
+"""Commands that read curves and fit them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from p2fit.cli.shared import (
+    column_option,
+    echo,
+    fitting,
+    json_option,
+    print_all,
+    print_json,
+    working,
+)
+
+
+@click.command()
+@fitting
+@click.option(
+    "--bootstrap",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="NUMBER",
+    help="Standard errors and intervals from this many resamples, e.g. 4000.",
+)
+@click.option(
+    "--resample",
+    type=click.Choice(["wild", "runs"]),
+    help="How: random weights for each run's residuals (the default where runs have several "
+    "rows), or runs with replacement.",
+)
+@json_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False),
+    metavar="FIT.JSON",
+    help="Also write the fit to this file.",
+)
+def fit(curves: str, as_json: bool, output: str | None, **options: Any) -> None:
+    """Fit a law to loss curves by least squares.
+
+    CURVES.CSV has a header and the columns run, params, tokens and loss, and what the law needs
+    besides (p2fit schema); - reads standard input.
+
+    \b
+    Examples:
+      p2fit fit curves.csv
+      p2fit fit curves.csv --where "kept == 1" --json
+      p2fit fit curves.csv --law p2 --fix gamma=-1 -o fit.json
+      p2fit fit curves.csv --law "E + A/params^alpha" --column loss=val_loss
+    """
+    from p2fit.files import write_text
+    from p2fit.fit import fit_each, to_json
+
+    with working(f"fitting {curves}") as progress:
+        fits = fit_each(curves, progress=progress, **options)
+    if output is not None:
+        write_text(output, to_json(fits))
+    if as_json:
+        click.echo(to_json(fits), nl=False)
+    else:
+        print_all(fits)
+
+
+@click.command()
+@click.argument("curves", metavar="CURVES.CSV")
+@click.option("--law", metavar="LAW", help="Also check what this law needs.")
+@column_option
+@json_option
+def check(curves: str, law: str | None, columns: dict[str, str], as_json: bool) -> None:
+    """Check a file of loss curves and list every fault.
+
+    \b
+    Example:
+      p2fit check curves.csv --law p2
+    """
+    from p2fit.rows import check as check_curves
+
+    found = check_curves(curves, law, columns=columns)
+    if as_json:
+        print_json(found)
+        return
+    laws = ", ".join(found["laws"]) or "none"
+    click.echo(f"{found['source']}: {found['rows']} rows, {found['runs']} runs, no faults")
+    click.echo(f"laws it can serve: {laws}")
+
+
+@click.command()
+@click.argument("name", required=False)
+@json_option
+def laws(name: str | None, as_json: bool) -> None:
+    """List the laws, or show one with its formula in plain text and LaTeX.
+
+    \b
+    Examples:
+      p2fit laws
+      p2fit laws p2
+    """
+    from p2fit.laws import LAWS, get_law
+    from p2fit.rows import needs
+
+    chosen = [get_law(name)] if name else list(LAWS.values())
+    facts = [
+        {
+            "name": law.name,
+            "formula": law.formula,
+            "latex": law.latex(),
+            "columns": list(needs(law)),
+            "parameters": list(law.parameters),
+            "description": law.description,
+        }
+        for law in chosen
+    ]
+    if as_json:
+        print_json(facts[0] if name else facts)
+        return
+    from p2fit.show import law_page, law_table
+
+    echo(law_page(chosen[0]) if name else law_table(chosen))
+
+
+@click.command()
+def schema() -> None:
+    """Print the data format: the Table Schema of a file of loss curves.
+
+    \b
+    Example:
+      p2fit schema > curves.schema.json
+    """
+    from p2fit.curves import schema as curves_schema
+
+    print_json(curves_schema())

@@ -1,0 +1,246 @@
+"""What the commands share: kinds of values, options, errors, progress and printing."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+_SUFFIX = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
+
+
+class Count(click.ParamType[float]):
+    """A number that may end in K, M, B or T: ``8B``, ``350M``, ``20e9``."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"\s*([-+]?[\d.]+(?:e[-+]?\d+)?)\s*([KMBGT]?)\s*", str(value), re.I)
+        try:
+            return float(found[1]) * _SUFFIX[found[2].upper()] if found else float(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a number (8B, 350M, 20e9)", param, ctx)
+
+
+class Share(click.ParamType[float]):
+    """A share: ``10%`` or ``0.1``."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        if isinstance(value, float):
+            return value
+        try:
+            text = str(value).strip()
+            share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        except ValueError:
+            self.fail(f"{value!r} is not a share (10%, 0.1)", param, ctx)
+        if not 0 <= share < 1:
+            self.fail(f"{value!r} is not a share below 100%", param, ctx)
+        return share
+
+
+class Pair(click.ParamType[tuple[str, Any]]):
+    """``name=value``; with ``number``, the value is a :class:`Count`."""
+
+    def __init__(self, kind: str, number: bool = False) -> None:
+        self.name, self.number = kind, number
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, Any]:
+        if isinstance(value, tuple):
+            return value
+        name, sign, right = (part.strip() for part in str(value).partition("="))
+        if not (name and sign and right):
+            self.fail(f"{value!r} is not of the form {self.name}", param, ctx)
+        return name, Count().convert(right, param, ctx) if self.number else right
+
+
+def names(ctx: Any, param: Any, value: str | None) -> list[str] | None:
+    if value is None:
+        return None
+    return [part for part in (p.strip() for p in value.split(",")) if part]
+
+
+def mapping(ctx: Any, param: Any, pairs: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(n for n in found if sum(n == m for m, _ in pairs) > 1)
+        raise click.BadParameter(f"{twice} is given twice", ctx, param)
+    return found
+
+
+@contextmanager
+def working(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A spinner on a terminal's standard error; what it yields reports progress there."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what) as status:
+        yield lambda done, total: status.update(f"{what}: {done} of {total}")
+
+
+def echo(renderable: Any) -> None:
+    """Colours and the terminal's width on a terminal; plain and stable when piped."""
+    from p2fit.show import text
+
+    if sys.stdout is not None and sys.stdout.isatty():
+        from rich.console import Console
+
+        Console().print(renderable)
+    else:
+        click.echo(text(renderable), nl=False)
+
+
+def print_all(found: Sequence[Any], as_json: bool = False, *, as_list: bool = False) -> None:
+    """Results one below the other; as JSON a list, or a lone one by itself unless ``as_list``."""
+    if as_json:
+        documents = [one.to_dict() for one in found]
+        print_json(documents if as_list or len(documents) > 1 else documents[0])
+        return
+    for i, one in enumerate(found):
+        if i:
+            click.echo()
+        echo(one)
+
+
+def print_json(document: Any) -> None:
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+column_option = click.option(
+    "--column",
+    "columns",
+    multiple=True,
+    callback=mapping,
+    type=Pair("COLUMN=NAME"),
+    metavar="COLUMN=NAME",
+    help="Take a column from one of another name, e.g. loss=loss_pile. Repeatable.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
+
+
+def _picture(ctx: Any, param: Any, path: str | None) -> str | None:
+    if path is not None:  # before the work, not after it
+        from p2fit.plot import check_format
+
+        check_format(path)
+    return path
+
+
+picture_option = click.option(
+    "--plot",
+    "picture",
+    type=click.Path(dir_okay=False),
+    callback=_picture,
+    metavar="PICTURE",
+    help="Also draw it: a file that ends in .png, .svg or .pdf.",
+)
+
+
+ROWS_AND_FIT = (
+    click.option(
+        "--law",
+        metavar="LAW",
+        help="A law by name (see p2fit laws) or a formula, e.g. 'E + A/params^alpha'. "
+        "Chosen from the columns by default.",
+    ),
+    column_option,
+    click.option(
+        "--where", metavar="SQL", help="Rows to use, e.g. \"kept == 1 and method = 'depth'\"."
+    ),
+    click.option(
+        "--by",
+        callback=names,
+        metavar="COLUMNS",
+        help="Fit each value of these columns on its own, e.g. family,method (the default for P² "
+        "laws, where the file has them).",
+    ),
+    click.option("--pool", is_flag=True, help="Fit all families and methods together."),
+    click.option(
+        "--fix",
+        multiple=True,
+        callback=mapping,
+        type=Pair("PARAMETER=NUMBER", number=True),
+        metavar="PARAMETER=NUMBER",
+        help="Hold a parameter at a value, e.g. gamma=-1. Repeatable.",
+    ),
+    click.option(
+        "--tie",
+        multiple=True,
+        callback=mapping,
+        type=Pair("PARAMETER=PARAMETER"),
+        metavar="PARAMETER=PARAMETER",
+        help="Hold a parameter equal to another, e.g. beta=alpha. Repeatable.",
+    ),
+    click.option(
+        "--residual",
+        type=click.Choice(["log", "linear"]),
+        default="log",
+        show_default=True,
+        help="Of the log of the loss, or of the loss in nats.",
+    ),
+    click.option(
+        "--loss",
+        type=click.Choice(["huber", "squared"]),
+        default="huber",
+        show_default=True,
+        help="What is summed over the residuals.",
+    ),
+    click.option(
+        "--delta",
+        type=Count(),
+        default=1e-3,
+        show_default=True,
+        help="Huber's threshold; it applies to the residual before weights.",
+    ),
+    click.option(
+        "--weights",
+        type=click.Choice(["rows", "runs", "stderr"]),
+        help="All rows equal, all runs equal, or 1/(s² + τ²) with s from loss_stderr (the default "
+        "where that column is filled).",
+    ),
+    click.option(
+        "--cluster",
+        default="run",
+        show_default=True,
+        metavar="COLUMN",
+        help="Column whose values are independent of each other, for the intervals.",
+    ),
+    click.option(
+        "--min-tokens", type=Count(), default=0.0, help="Leave out rows with fewer tokens."
+    ),
+    click.option(
+        "--burn-in", type=Share(), default=0.0, help="Leave out this share of each run's tokens."
+    ),
+    click.option(
+        "--include-undecayed",
+        is_flag=True,
+        help="Also fit rows with final = 0 (pre-training laws leave them out).",
+    ),
+    click.option(
+        "--seed", type=int, default=0, show_default=True, help="Of resamples and of the starts."
+    ),
+)
+
+
+def fitting(command: Callable[..., None]) -> Callable[..., None]:
+    """The argument and the options of every command that fits."""
+    for option in reversed(ROWS_AND_FIT):
+        command = option(command)
+    return click.argument("curves", metavar="CURVES.CSV")(command)
+
+
+def comparing(command: Callable[..., None]) -> Callable[..., None]:
+    """As for every command that fits, with several laws in place of the first option's one."""
+    for option in reversed(ROWS_AND_FIT[1:]):
+        command = option(command)
+    return click.argument("curves", metavar="CURVES.CSV")(command)
