@@ -144,7 +144,7 @@ class Fit:
         critical = self.covariance["critical"]
         log = self.options["residual"] == "log"
         if self.bootstrap is not None:
-            draws = {n: np.array(v, float)[:, None] for n, v in self.bootstrap["draws"].items()}
+            draws = {n: v[:, None] for n, v in (self.draws() or {}).items()}
             flat = {
                 x: np.broadcast_to(columns[x], centre.shape).reshape(1, -1) for x in self.law.inputs
             }
@@ -164,6 +164,39 @@ class Fit:
             scatter = critical * float(self.metrics["scatter"] or 0.0) * (centre if log else 1.0)
             below, above = np.hypot(below, scatter), np.hypot(above, scatter)
         return centre - below, centre + above
+
+    def draws(self, size: int = 2000, seed: int = 0) -> dict[str, Array] | None:
+        """Values of all parameters, fixed and tied ones included, drawn as the fit is unsure.
+
+        All of the bootstrap's draws if there are any, as they are, else ``size`` draws from a
+        multivariate t about the estimates (of the logs of coefficients, as ``covariance``), its
+        degrees of freedom those of the clusters; None where the fit has neither. They move in the
+        determined directions only.
+        """
+        if self.bootstrap is not None:
+            own = {n: np.array(v, float) for n, v in self.bootstrap["draws"].items()}
+            return self._all(own, self.bootstrap["count"])
+        if self.covariance is None or any(p.estimate is None for p in self.parameters.values()):
+            return None
+        rng = np.random.default_rng(seed)
+        names = self.covariance["names"]
+        lengths, axes = np.linalg.eigh(np.array(self.covariance["matrix"]))
+        moves = rng.standard_normal((size, len(names))) * np.sqrt(np.maximum(lengths, 0.0))
+        freedom = max(self.covariance["clusters"] - 1, 1)
+        moves = moves @ axes.T / np.sqrt(rng.chisquare(freedom, (size, 1)) / freedom)
+        drawn: dict[str, Array] = {}
+        for name, move in zip(names, moves.T):
+            centre = float(self.parameters[name].estimate or 0.0)
+            if name not in self.law.coefficients:
+                drawn[name] = centre + move
+            elif centre > 0:
+                drawn[name] = centre * np.exp(move)
+            else:
+                drawn[name] = np.maximum(move, 0.0)
+        return self._all(drawn, size)
+
+    def _all(self, drawn: Mapping[str, Array], size: int) -> dict[str, Array]:
+        return {n: np.broadcast_to(v, (size,)) for n, v in self.law.full(drawn).items()}
 
     def range(self, columns: Mapping[str, Any]) -> tuple[Array, Array] | None:
         """Lowest and highest prediction over parameters that fit equally well, nats per token.

@@ -187,3 +187,30 @@ def test_intervals_widen_when_runs_are_removed(resamples: int) -> None:
         wider.append(width[1] / width[0])
     assert np.median(wider) > 1.2
     assert np.mean(np.asarray(wider) > 1) > 0.8
+
+
+@pytest.mark.parametrize("bootstrap", [0, 400])
+def test_draws_spread_as_the_intervals_say(chinchilla: pl.DataFrame, bootstrap: int) -> None:
+    found = p2fit.fit(
+        chinchilla, where="kept == 1", fix={"alpha": 0.35}, tie={}, bootstrap=bootstrap
+    )
+    drawn = found.draws(4000)
+    assert drawn is not None
+    assert set(drawn) == set(found.parameters)
+    assert np.ptp(drawn["alpha"]) == 0
+    for name in ("E", "A", "B", "beta"):
+        low, high = found.parameters[name].interval or (None, None)
+        assert low is not None
+        assert high is not None
+        ends = np.quantile(drawn[name], [0.025, 0.975])
+        assert ends == pytest.approx([low, high], abs=0.15 * (high - low))
+    there = {"params": 1e10, "tokens": 1e12}
+    ends = np.quantile(found.law.predict(drawn, there), [0.025, 0.975])
+    interval = found.interval(there)
+    assert interval is not None
+    assert ends == pytest.approx([float(e) for e in interval], abs=0.15 * np.ptp(ends))
+
+
+def test_no_draws_where_there_are_no_intervals() -> None:
+    table = simulate.p2(seed=0, sizes=(1e9,), rates=(0.2, 0.3))
+    assert p2fit.fit(table, "p2").draws() is None
