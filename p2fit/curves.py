@@ -371,7 +371,7 @@ def _check(
         order = frame.select(pl.arg_sort_by(key, nulls_last=True, maintain_order=True)).to_series()
         frame = frame[order]
         if key == primary:
-            _check_unique(table, frame.select(key), order)
+            _check_unique(table, frame[key], order)
         for name, rule in rules.items():
             if (group := rule.get("p2fit:constantWithin")) in where:
                 _check_constant(table, name, frame[group], frame[name], order)
@@ -421,10 +421,9 @@ def _convert(table: _Table, rules: Mapping[str, _Rule], needed: Collection[str])
     wrong = [_wrong(n, rule, n in needed).alias(f"wrong {n}") for n, rule in rules.items()]
     # One query: a dozen of them would cost more than reading a small file.
     done = cells.lazy().select(text).with_columns(value).with_columns(wrong).collect()
-    some = done.select(pl.col(f"wrong {n}").any() for n in rules).row(0)
     columns: list[pl.Series] = []
-    for (n, rule), fault in zip(rules.items(), some, strict=True):
-        column = done[f"value {n}"]
+    for n, rule in rules.items():
+        column, fault = done[f"value {n}"], done[f"wrong {n}"].any()
         if fault and rule["type"] == "any":
             column = done[f"text {n}"].cast(pl.String)
         elif fault:

@@ -26,6 +26,7 @@ from p2fit.laws import Array, Law, LawError, evaluate
 
 Residual = Literal["log", "linear"]
 Index = np.ndarray[Any, np.dtype[np.int64]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 #: Starts whose objective is within this relative distance of the best agree with it.
 AGREE = 1e-5
@@ -118,6 +119,22 @@ class Problem:
             members = [[(m, f) for m, f in enumerate(self.slope[:, e, b]) if f] for b in bases]
             found.append([(b, terms) for b, terms in enumerate(members) if terms])
         return found
+
+    @cached_property
+    def members(self) -> Array:
+        """1 where a term (column) belongs to a coefficient (row), else 0."""
+        belongs = np.arange(self.coefficients)[:, None] == np.array(self.group)
+        return np.where(belongs, 1.0, 0.0)
+
+    @cached_property
+    def known(self) -> Array:
+        """1 for a term whose size is known, else 0, shape (terms,)."""
+        return np.where(np.array(self.group) < 0, 1.0, 0.0)
+
+    @cached_property
+    def slopes(self) -> Array:
+        """The slopes, shape (exponents, terms * b)."""
+        return self.slope.transpose(1, 0, 2).reshape(self.exponents, self.constant.size)
 
     @cached_property
     def squares(self) -> Array:
@@ -263,12 +280,10 @@ def build(
 def _terms(problem: Problem, z: Array) -> tuple[Array, Array]:
     """phi (without coefficient) and term sizes, each (B, terms, n)."""
     k = problem.coefficients
-    slope = problem.slope.transpose(1, 0, 2).reshape(problem.exponents, problem.constant.size)
-    powers = problem.constant.ravel() + z[:, k:] @ slope
+    powers = problem.constant.ravel() + z[:, k:] @ problem.slopes
     phi = np.exp(powers.reshape(-1, len(problem.logs)) @ problem.logs)
     phi = phi.reshape(len(z), len(problem.group), -1) * problem.sign[:, None]
-    sizes = np.concatenate([z[:, :k], np.ones((len(z), 1))], axis=1)[:, list(problem.group)]
-    return phi, phi * sizes[:, :, None]
+    return phi, phi * (z[:, :k] @ problem.members + problem.known)[:, :, None]
 
 
 def loss(problem: Problem, z: Array) -> Array:
@@ -394,21 +409,24 @@ def _evaluate(problem: Problem, z: Array, ridge: _Ridge | None, rows: _Rows) -> 
         pull = (psi * dr)[:, None, :]
         second = np.matmul(pull * sizes, part.pairs).reshape(batch, -1) @ part.squares
         point.hessian[:, k:, k:] += second.reshape(batch, problem.exponents, problem.exponents)
-        first = np.matmul(pull * phi, part.logs.T)  # (B, terms, b)
-        for m, g in enumerate(problem.group):
-            if g >= 0:
-                cross = first[:, m] @ problem.slope[m].T
-                point.hessian[:, g, k:] += cross
-                point.hessian[:, k:, g] += cross
+        first = np.matmul(pull * phi, part.logs.T)[:, :, None, :]  # (B, terms, 1, b)
+        cross = part.members @ np.matmul(first, part.slope.transpose(0, 2, 1))[:, :, 0]
+        point.hessian[:, :k, k:] += cross
+        point.hessian[:, k:, :k] += cross.transpose(0, 2, 1)
     if ridge is not None:
         away = (z - ridge.towards) / ridge.scale
         point.value += 0.5 * ridge.strength * (away**2).sum(axis=1)
         point.gradient += ridge.strength * away / ridge.scale
-        diagonal = np.arange(p)
-        point.hessian[:, diagonal, diagonal] += ridge.strength / ridge.scale**2
-        point.bound[:, diagonal, diagonal] += ridge.strength / ridge.scale**2
+        _diagonal(point.hessian)[:] += ridge.strength / ridge.scale**2
+        _diagonal(point.bound)[:] += ridge.strength / ridge.scale**2
     point.value[~np.isfinite(point.value)] = np.inf
     return point
+
+
+def _diagonal(matrices: Array) -> Array:
+    """The diagonals, (B, p), of contiguous (B, p, p), as a view."""
+    p = matrices.shape[-1]
+    return matrices.reshape(-1, p * p)[:, :: p + 1]
 
 
 @dataclass(frozen=True)
@@ -454,8 +472,7 @@ def _minimise(
     rows: _Rows,
     first: float,
 ) -> Minimum:
-    batch, p = z.shape
-    k = problem.coefficients
+    batch, k = len(z), problem.coefficients
     # A step that promises less is the last one. A ridge is a small part of the objective.
     tolerance = 1e-10 if ridge is None else 1e-14
     z = z.copy()
@@ -464,23 +481,21 @@ def _minimise(
     damping = np.full(batch, first)
     converged = np.zeros(batch, bool)
     active = np.flatnonzero(np.isfinite(point.value))
-    diagonal = np.arange(p)
     for count in range(iterations):
         if not len(active):
             break
         now, x, lam = point.take(active), z[active], damping[active]
         low, high = x <= problem.lower, x >= problem.upper
-        scale = now.bound[:, diagonal, diagonal]
+        scale = _diagonal(now.bound)
         # A variable that moves nothing (its input is constant, its term is 0) stays put.
         effect = scale * problem.sizes**2
         free = effect > 1e-13 * effect.max(axis=1, keepdims=True)
         free &= ~((low & (now.gradient > 0)) | (high & (now.gradient < 0)))
-        gradient = np.where(free, now.gradient, 0.0)
-        matrix = now.hessian + lam[:, None, None] * now.bound
-        matrix[:, diagonal, diagonal] += 0.1 * lam[:, None] * scale
-        matrix = np.where(free[:, :, None] & free[:, None, :], matrix, 0.0)
-        matrix[:, diagonal, diagonal] += np.where(free, 0.0, 1.0)
-        step = _solve(matrix, -gradient, np.where(free, scale, 1.0))
+        gradient, matrix = now.gradient, now.hessian + lam[:, None, None] * now.bound
+        _diagonal(matrix)[:] += 0.1 * lam[:, None] * scale
+        if not free.all():
+            gradient, matrix, scale = _held(gradient, matrix, scale, free)
+        step = _solve(matrix, -gradient, scale)
         if step is None:
             damping[active] *= 10
             continue
@@ -501,8 +516,8 @@ def _minimise(
         moved = step * np.matmul(now.bound, step[:, :, None])[:, :, 0]
         predicted = 0.5 * (decrease + lam * moved.sum(axis=1))
         gain = (now.value - new.value) / np.maximum(predicted, 1e-300)
-        factor = np.where(gain > 0.75, 0.1, np.where(gain > 0.25, 0.5, 3.0))
-        factor = np.where(better, factor, 6.0)
+        factor = np.where(gain > 0.75, 0.3, np.where(gain > 0.25, 0.5, 2.0))
+        factor = np.where(better, factor, 10.0)
         damping[active] = np.clip(lam * factor, 1e-12, None)
         stuck = damping[active] > 1e10
         converged[active] = done | (np.abs(decrease) <= 1e-7 * (now.value + floor))
@@ -519,14 +534,12 @@ def _project(
     the coefficients, so one step takes them back to the floor (variable projection).
     """
     k = problem.coefficients
-    moved, diagonal = z[at], np.arange(k)
-    gradient, matrix = point.gradient[at, :k], point.bound[at, :k, :k]
-    scale = matrix[:, diagonal, diagonal]
+    moved, gradient, matrix = z[at], point.gradient[at, :k], point.bound[at, :k, :k].copy()
+    scale = _diagonal(matrix).copy()
     free = (scale > 0) & ((moved[:, :k] > 0) | (gradient < 0)) & np.isfinite(scale)
-    gradient = np.where(free, gradient, 0.0)
-    matrix = np.where(free[:, :, None] & free[:, None, :], matrix, 0.0)
-    matrix[:, diagonal, diagonal] += np.where(free, 1e-12 * scale, 1.0)
-    step = _solve(matrix, -gradient, np.where(free, scale, 1.0))
+    _diagonal(matrix)[:] += 1e-12 * scale
+    gradient, matrix, scale = _held(gradient, matrix, scale, free)
+    step = _solve(matrix, -gradient, scale)
     if step is None:
         return
     moved[:, :k] = np.maximum(moved[:, :k] + step, 0.0)
@@ -534,6 +547,13 @@ def _project(
     lower = np.flatnonzero(new.value < point.value[at])
     z[at[lower]] = moved[lower]
     point.put(at[lower], new.take(lower))
+
+
+def _held(gradient: Array, matrix: Array, scale: Array, free: Mask) -> tuple[Array, Array, Array]:
+    """A system, and the scale of its variables, in which those that are not free stay put."""
+    matrix = np.where(free[:, :, None] & free[:, None, :], matrix, 0.0)
+    _diagonal(matrix)[:] += np.where(free, 0.0, 1.0)
+    return np.where(free, gradient, 0.0), matrix, np.where(free, scale, 1.0)
 
 
 def _solve(matrix: Array, right: Array, scale: Array) -> Array | None:
@@ -560,14 +580,13 @@ def _grid(problem: Problem) -> list[Array]:
     return axes
 
 
-def _profile(problem: Problem, robust: Array | None) -> tuple[Array, Array]:
+def _profile(problem: Problem, axes: list[Array], robust: Array | None) -> tuple[Array, Array]:
     """Squared objective and coefficients over the grid: shapes (grid…,) and (grid…, k).
 
     The features of a coefficient depend on a few exponents only, so features are computed on
     those axes and all their products come from one matrix product per combination of the rest.
     """
     k, q = problem.coefficients, problem.exponents
-    axes = _grid(problem)
     weight = np.sqrt(problem.weights if robust is None else problem.weights * robust)
     if problem.residual == "log":
         weight = weight / problem.y
@@ -664,9 +683,10 @@ def _cholesky_solve(gram: Array, right: Array, subset: tuple[int, ...]) -> list[
 
 def _starts(problem: Problem, robust: Array | None, count: int) -> Array:
     """Distinct starts from the profile, (S, p): its local minima and its blocks' minima."""
-    if not problem.exponents:
-        return _profile(problem, robust)[1].reshape(1, -1)
-    value, coefficients = _profile(problem, robust)
+    axes = _grid(problem)
+    value, coefficients = _profile(problem, axes, robust)
+    if not axes:
+        return coefficients.reshape(1, -1)
     value = np.where(np.isfinite(value), value, np.inf)
     local = np.ones(value.shape, bool)
     for axis in range(value.ndim):
@@ -684,7 +704,7 @@ def _starts(problem: Problem, robust: Array | None, count: int) -> Array:
     chosen = list(dict.fromkeys(sorted(chosen, key=lambda i: flat[i])))
     picked = np.array(chosen[:count])
     where = np.unravel_index(picked, value.shape)
-    theta = np.stack([axis[i] for axis, i in zip(_grid(problem), where)], axis=1)
+    theta = np.stack([axis[i] for axis, i in zip(axes, where)], axis=1)
     return np.concatenate([coefficients[where], theta], axis=1)
 
 
@@ -779,7 +799,7 @@ def _multistart(problem: Problem, seed: int) -> Minimum:
     starts = _starts(grid, None, _STARTS)
     if np.isfinite(problem.delta):
         # The profile is of squares: profile again with the weights that Huber's loss would give.
-        first = minimise(grid, starts[:4], iterations=6)
+        first = minimise(grid, starts[:4], iterations=3)
         r = np.abs(residuals(grid, first.z[np.argmin(first.value)]))
         robust = 1.0 / np.maximum(r / problem.delta, 1.0)
         starts = np.concatenate([starts, _starts(grid, robust, _STARTS)])
