@@ -17,15 +17,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import polars as pl
 
 from p2fit import __version__, metrics
-from p2fit.bootstrap import Draws
-from p2fit.bootstrap import bootstrap as resampled
-from p2fit.equally_good import members
 from p2fit.files import write_text
 from p2fit.identify import Identification, join
 from p2fit.laws import LAWS, Array, Law, LawError
@@ -40,6 +37,9 @@ from p2fit.least_squares import loss as fitted_loss
 from p2fit.rows import FitError, Options, Source, Task, tasks
 from p2fit.solving import Solved, solve_task
 from p2fit.uncertainty import Covariance
+
+if TYPE_CHECKING:
+    from p2fit.bootstrap import Draws
 
 _SHARES = (0.1, 0.2)  # of each run's tokens, dropped to see whether the exponents stay put
 
@@ -377,6 +377,8 @@ def fit_each(
         solved = solve_task(task)
         found = fit_task(task, progress, solved)
         if solved.identification.undetermined:
+            from p2fit.equally_good import members
+
             found = replace(found, equally_good=members(solved))
         fits.append(found)
     return fits
@@ -398,6 +400,8 @@ def fit_task(
     spread, frame, columns = solved.covariance, solved.frame, solved.columns
     draws = None
     if options.bootstrap and spread is not None:
+        from p2fit.bootstrap import bootstrap as resampled
+
         several = frame.height > spread.clusters
         draws = resampled(
             problem,
