@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from p2fit import schedules
     from p2fit.comparison import Comparison, compare
     from p2fit.design import DesignReport, identify_design
+    from p2fit.importing import Imported, import_logs
+    from p2fit.log_rows import ImportedRun
     from p2fit.profiles import Profile, profile
     from p2fit.validation import Validation, validate
 
@@ -30,6 +32,8 @@ __all__ = [
     "Estimate",
     "Fit",
     "FitError",
+    "Imported",
+    "ImportedRun",
     "Law",
     "LawError",
     "Options",
@@ -41,6 +45,7 @@ __all__ = [
     "fit_each",
     "get_law",
     "identify_design",
+    "import_logs",
     "load",
     "profile",
     "read_curves",
@@ -54,6 +59,9 @@ _LATER = {
     "compare": "comparison",
     "DesignReport": "design",
     "identify_design": "design",
+    "Imported": "importing",
+    "ImportedRun": "log_rows",
+    "import_logs": "importing",
     "Profile": "profiles",
     "profile": "profiles",
     "schedules": "schedules",

@@ -187,8 +187,8 @@ def read_curves(
     Raises:
         CurvesError: every fault of the file.
     """
-    source, data = _read(path)
-    table = _parse(source, data)
+    source, data = read_bytes(path)
+    table = parse(source, data)
     frame = _check(table, columns, needs, numeric)
     return Curves(frame, source, hashlib.sha256(data).hexdigest(), dict(columns))
 
@@ -226,7 +226,7 @@ def from_frame(
     return Curves(checked, FRAME, digest, dict(columns))
 
 
-def _read(path: str | Path | BinaryIO) -> tuple[str, bytes]:
+def read_bytes(path: str | Path | BinaryIO) -> tuple[str, bytes]:
     """Name and bytes of the source."""
     if path == "-":
         return "<stdin>", sys.stdin.buffer.read()
@@ -246,17 +246,22 @@ def _read(path: str | Path | BinaryIO) -> tuple[str, bytes]:
     raise CurvesError([Fault(str(path), None, None, why)])
 
 
-def _parse(source: str, data: bytes) -> _Table:
+def no_text(data: bytes) -> str | None:
+    """Why a file has no text to read, if it has none."""
+    kind = next((kind for magic, kind in _PACKED.items() if data.startswith(magic)), None)
+    if kind or b"\0" in data:
+        return f"not a text file: {kind or 'it has zero bytes'}"
+    return None if data.removeprefix(codecs.BOM_UTF8).strip() else "the file is empty"
+
+
+def parse(source: str, data: bytes) -> _Table:
     """Split a file into cells. Plain text goes through Polars; the rest, which Polars would mend
     or refuse without naming a line, through the csv module."""
     table = _Table(source)
     data = data.removeprefix(codecs.BOM_UTF8)
-    kind = next((kind for magic, kind in _PACKED.items() if data.startswith(magic)), None)
     header = io.BytesIO(data.lstrip()).readline()
-    if kind or b"\0" in data:
-        table.fault(None, None, f"not a text file: {kind or 'it has zero bytes'}")
-    elif not header:
-        table.fault(None, None, "the file is empty")
+    if why := no_text(data):
+        table.fault(None, None, why)
     elif b"," not in header and (b";" in header or b"\t" in header):
         name = "semicolon" if b";" in header else "tab"
         table.fault(1, None, f"looks {name}-separated: save it with commas")
@@ -354,7 +359,7 @@ def _check(
     if integrate:
         needed = needed - {"avg_params"} | {"active_params", *primary}
     for name in sorted(needed - where.keys() - columns.keys()):
-        table.fault_header(name, f"no such column{_offer(name, where)}")
+        table.fault_header(name, f"no such column{suggest(name, where)}")
     if not table.cells.height and not table.faults:
         table.fault_header(None, "no rows: there is only a header")
 
@@ -392,12 +397,12 @@ def _find_columns(table: _Table, columns: Mapping[str, str]) -> None:
         if name in table.where:
             mapped[target] = table.where[name]
         else:
-            offer = _offer(name, table.where)
+            offer = suggest(name, table.where)
             table.fault_header(target, f"no column {name} to take it from{offer}")
     table.where |= mapped
 
 
-def _offer(name: str, header: Collection[str]) -> str:
+def suggest(name: str, header: Collection[str]) -> str:
     """The end of a message about a column that is not there."""
     import difflib  # only faults need it
 

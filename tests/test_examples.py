@@ -1,4 +1,6 @@
-"""The pages of examples/ and README.md say what p2fit prints: every command in them is run.
+"""README.md, docs/import.md and the pages of examples/ say what p2fit prints.
+
+Every command in them is run.
 
 In a ``console`` block each line ``$ p2fit ...`` is a command (a backslash at its end continues
 it) and what follows is its output; other commands are left alone. A ``pycon`` block is a Python
@@ -34,7 +36,7 @@ from p2fit.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
-PAGES = [ROOT / "README.md", *sorted(EXAMPLES.rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "import.md", *sorted(EXAMPLES.rglob("*.md"))]
 FILES = sorted(EXAMPLES.rglob("*.csv"))
 BLOCK = re.compile(r"^```(console|pycon)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^\$ (?:.*\\\n)*.*\n", re.MULTILINE)

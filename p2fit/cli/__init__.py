@@ -17,9 +17,11 @@ from p2fit import __version__
 
 _MODULES = {
     "fitting": ("fit", "check", "laws", "schema"),
+    "importing": ("import",),
     "judging": ("compare", "identify", "profile", "validate"),
 }
 _COMMANDS = {command: module for module, commands in _MODULES.items() for command in commands}
+_FUNCTIONS = {"import": "import_logs"}  # what is called otherwise than its command
 _ADAPTERS = "run"
 
 
@@ -49,7 +51,8 @@ class Commands(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name in _COMMANDS:
-            found: click.Command = getattr(import_module(f"p2fit.cli.{_COMMANDS[name]}"), name)
+            module = import_module(f"p2fit.cli.{_COMMANDS[name]}")
+            found: click.Command = getattr(module, _FUNCTIONS.get(name, name))
             return found
         if name == _ADAPTERS:
             return _adapters()
