@@ -30,8 +30,6 @@ _STEPS = (
 _HELD_OUT = {"eval", "evaluation", "val", "valid", "validation", "test", "heldout", "dev"}
 _TRAINING = (["train", "loss"], ["training", "loss"], ["loss", "train"], ["loss"])
 _OTHER_UNITS = {"ppl", "perplexity", "bits", "bpb", "bpc", "bpt", "bpw", "byte"}
-#: Where the step is one that W&B counts itself.
-_CALLS = {("_step", "W&B history"), ("Step", "W&B chart"), ("_step", "W&B chart")}
 
 #: Why a record is left out that was written again, by a resumed run or in a later log.
 AGAIN = "at a step that comes again (the later wins)"
@@ -114,7 +112,7 @@ def name_runs(
             name = names[at] if log.run is None else log.run
             found.append(pl.Series("run", [name], dtype=pl.String).new_from_index(0, log.height))
             continue
-        run = _text(log.column(column)).alias("run")
+        run = log.texts(column).alias("run")
         if run.null_count():
             raise CurvesError([log.fault(run.is_null().arg_true()[0], column, "empty: which run?")])
         found.append(run)
@@ -135,13 +133,6 @@ def _tell_apart(places: Collection[tuple[str, ...]]) -> dict[tuple[str, ...], st
         if len(set(names)) == len(names):
             return dict(zip(distinct, names, strict=True))
     return {}
-
-
-def _text(values: pl.Series) -> pl.Series:
-    """Numbers as text at their shortest."""
-    if values.dtype.is_numeric() and (values.drop_nulls() % 1 == 0).all():
-        values = values.cast(pl.Int64)
-    return values.cast(pl.String)
 
 
 # ---------------------------------------------------------------- which columns
@@ -252,9 +243,10 @@ def take(log: Log, run: pl.Series, asked: Asked) -> Taken:
         for name, fact in facts.items()
     }
     warnings = [*log.notes, *_warnings(log, loss, kind, reports)]
-    if counted and "step" not in asked.columns and (names["step"], log.format) in _CALLS:
+    step = None if "step" in asked.columns or not counted else names["step"]
+    if step == "_step" or (step == "Step" and log.format == "W&B chart"):
         warnings.append(
-            f"{log.source}: {names['step']} counts calls of wandb.log unless the run said "
+            f"{log.source}: {step} counts calls of wandb.log unless the run said "
             "otherwise; --column step=NAME takes another column"
         )
     return Taken(log, names, _complete(frame, facts), reports, warnings)
@@ -297,8 +289,11 @@ def _frame(log: Log, run: pl.Series, names: Mapping[str, str]) -> pl.DataFrame:
     numeric = {f["name"] for f in schema()["fields"] if f["type"] == "number"} | {"step"}
     data = [run.rename("run")]
     for column, name in names.items():
-        values = log.numbers(name) if column in numeric else log.column(name)
-        data.append((_text(values) if column in _TEXTS else values).alias(column))
+        if column in numeric:
+            values = log.numbers(name)
+        else:
+            values = log.texts(name) if column in _TEXTS else log.column(name)
+        data.append(values.alias(column))
     return pl.DataFrame(data).with_row_index(RECORD)
 
 

@@ -13,6 +13,7 @@ import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,8 @@ class Log:
     source: str
     """The file, or the folder of event files."""
     format: str
-    columns: Mapping[str, Callable[[], pl.Series]]
-    """Name -> what makes its column."""
+    columns: Mapping[str, Callable[[], pl.Series | list[Any]]]
+    """Name -> what makes its column: text, or values of any kind; None where a record lacks it."""
     height: int
     """How many records."""
     run: str | None = None
@@ -53,10 +54,15 @@ class Log:
     _made: dict[str, pl.Series] = field(default_factory=dict)
 
     def column(self, name: str) -> pl.Series:
-        """Float64 or String, one value per record; null where a record lacks it."""
+        """Float64, or String where not all are numbers; one value per record, null for none."""
         if name not in self._made:
-            self._made[name] = self.columns[name]()
+            self._made[name] = _series(self.columns[name]())
         return self._made[name]
+
+    def texts(self, name: str) -> pl.Series:
+        """A column as it is written: whole numbers of any size, for one."""
+        values = self.columns[name]()
+        return values if isinstance(values, pl.Series) else _strings(values)
 
     def numbers(self, name: str) -> pl.Series:
         """A column as numbers.
@@ -182,18 +188,27 @@ class _Records:
             values.append(value)
         self.height += 1
 
-    def columns(self) -> dict[str, Callable[[], pl.Series]]:
-        return {name: lambda name=name: self._column(name) for name in self.found}  # type: ignore[misc]
+    def columns(self) -> dict[str, Callable[[], list[Any]]]:
+        return {name: partial(self._dense, name) for name in self.found}
 
-    def _column(self, name: str) -> pl.Series:
-        rows, values = self.found[name]
+    def _dense(self, name: str) -> list[Any]:
         dense: list[Any] = [None] * self.height
-        for row, value in zip(rows, values, strict=True):
+        for row, value in zip(*self.found[name], strict=True):
             dense[row] = value
-        try:
-            return pl.Series(name, dense, dtype=pl.Float64)
-        except (TypeError, OverflowError):
-            return pl.Series(name, [None if v is None else str(v) for v in dense], dtype=pl.String)
+        return dense
+
+
+def _series(values: pl.Series | list[Any]) -> pl.Series:
+    if isinstance(values, pl.Series):
+        return values
+    try:
+        return pl.Series(values, dtype=pl.Float64)
+    except (TypeError, OverflowError):
+        return _strings(values)
+
+
+def _strings(values: list[Any]) -> pl.Series:
+    return pl.Series([None if v is None else str(v) for v in values], dtype=pl.String)
 
 
 def _json(source: str, data: bytes, by_line: bool) -> Log:
@@ -288,7 +303,7 @@ def _csv(source: str, data: bytes) -> list[Log]:
         return text.set(text == "", None)
 
     def log(names: Mapping[str, str], form: str, run: str | None = None) -> Log:
-        columns = {name: lambda old=old: column(old) for name, old in names.items()}
+        columns = {name: partial(column, old) for name, old in names.items()}
         return Log(source, form, columns, table.cells.height, run, table.lines)
 
     spread = [n for n in named if {f"{n}__MIN", f"{n}__MAX"} <= named.keys()]

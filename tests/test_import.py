@@ -199,6 +199,16 @@ def test_any_csv_and_jsonl(tmp_path: Path) -> None:
     ]
 
 
+def test_names_of_runs_are_taken_as_they_are_written(tmp_path: Path) -> None:
+    names = [2**60, 2**60 + 1, 1e308, 'a, "b"', "Ü/🦊"]
+    log = write(
+        tmp_path / "a.jsonl", [{"run": name, "step": 1000, "val_loss": 2.0} for name in names]
+    )
+    found = run(log, "--params", "1M", "--tokens-per-step", 512)
+    (tmp_path / "c.csv").write_text(found.stdout)
+    assert set(p2fit.read_curves(tmp_path / "c.csv").frame["run"]) == set(map(str, names))
+
+
 # ---------------------------------------------------------------- resumed runs
 
 
