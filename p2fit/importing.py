@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import polars as pl
 
-from p2fit.curves import Curves, CurvesError, Fault, from_frame, read_bytes, schema, suggest
+from p2fit.curves import SHOWN, Curves, CurvesError, Fault, from_frame, read_bytes, schema, suggest
 from p2fit.log_rows import (
     AGAIN,
     FACTS,
@@ -67,19 +67,20 @@ class Imported:
     def summary(self) -> str:
         """The report for people."""
         lines = []
-        for one in self.runs[:20]:
+        for one in self.runs[:SHOWN]:
             unit = "" if one.unit == "nats" else f", converted from {one.unit}"
             lines.append(f"{one.source} ({one.format}): run {one.run}, {_count(one.rows, 'row')}")
             lines.append(f"  loss from {one.loss} ({one.kind}{unit}), tokens from {one.tokens}")
             if left := sum(one.dropped.values()):
                 reasons = ", ".join(f"{n} {why}" for why, n in one.dropped.items())
                 lines.append(f"  left out {left} of {_count(one.records, 'record')}: {reasons}")
-        if more := len(self.runs) - 20:
-            lines += [f"... and {more} more runs"] if more > 0 else []
-        lines += [f"warning: {warning}" for warning in self.warnings]
-        frame = self.curves.frame
+        lines += _rest(len(self.runs), "runs")
+        lines += [f"warning: {warning}" for warning in self.warnings[:SHOWN]]
+        lines += _rest(len(self.warnings), "warnings")
+        frame, left = self.curves.frame, sum(sum(one.dropped.values()) for one in self.runs)
         lines.append(
             f"{_count(frame.height, 'row')}, {_count(frame['run'].n_unique(), 'run')}; "
+            f"{_count(left, 'record')} left out; "
             f"laws they can serve: {', '.join(check(self.curves)['laws']) or 'none'}"
         )
         return "".join(line + "\n" for line in lines)
@@ -87,6 +88,10 @@ class Imported:
 
 def _count(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
+
+
+def _rest(n: int, what: str) -> list[str]:
+    return [f"... and {n - SHOWN} more {what} (--json has all)"] if n > SHOWN else []
 
 
 def import_logs(

@@ -612,6 +612,17 @@ def test_the_python_function_and_the_command_agree() -> None:
     assert result.stderr == found.summary()
 
 
+def test_of_many_runs_the_report_shows_some_and_counts_all(tmp_path: Path) -> None:
+    for i in range(25):
+        history = [{"step": s, "loss": 2.5, "grad_norm": 1.0} for s in (1000, 2000, 2000)]
+        state(tmp_path / f"r{i}" / "trainer_state.json", history)
+    found = run(tmp_path, "--run-from-path", "--params", "1M", "--tokens-per-step", 512)
+    assert found.stderr.count(" (Hugging Face Trainer): run r") == 20
+    assert "... and 5 more runs (--json has all)" in found.stderr
+    assert "... and 5 more warnings (--json has all)" in found.stderr
+    assert "50 rows, 25 runs; 25 records left out; laws they can serve: " in found.stderr
+
+
 def test_a_log_is_never_overwritten(tmp_path: Path) -> None:
     log = write(tmp_path / "a.jsonl", [EVAL])
     before = log.read_bytes()
