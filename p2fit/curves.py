@@ -111,8 +111,9 @@ class Curves:
     """Loss curves that passed every check."""
 
     frame: pl.DataFrame
-    """One row per evaluation, by run, then tokens. Float64 or String columns: numbers wherever
-    the schema or the caller asks for them, or where every nonempty cell is one. Empty is null."""
+    """One row per evaluation, by run, then tokens, where there are runs. Float64 or String columns:
+    numbers wherever the schema or the caller asks for them, or where every nonempty cell is one.
+    Empty is null."""
     source: str
     """The path as given, ``<stdin>`` or ``<frame>``."""
     sha256: str
@@ -372,7 +373,8 @@ def _check(
         asked = name in numeric or (name in needed and rule["type"] == "any")
         rules[name] = _NUMBER if asked and rule["type"] != "number" else rule
     frame = _convert(table, rules, needed)
-    if key := [name for name in primary if name in where]:
+    if primary[0] in where:
+        key = [name for name in primary if name in where]
         order = frame.select(pl.arg_sort_by(key, nulls_last=True, maintain_order=True)).to_series()
         frame = frame[order]
         if key == primary:

@@ -16,6 +16,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -117,11 +118,19 @@ class Fit:
         Raises:
             LawError: an input is missing, or a parameter has no finite value.
         """
+        return self.law.predict(self.estimates(), columns)
+
+    def estimates(self) -> dict[str, float]:
+        """The value of every parameter.
+
+        Raises:
+            LawError: one has no finite value.
+        """
         values = {n: p.estimate for n, p in self.parameters.items()}
         gone = [n for n, v in values.items() if v is None]
         if gone:
             raise LawError(f"{join(tuple(gone))} has no finite value in this fit")
-        return self.law.predict({n: v for n, v in values.items() if v is not None}, columns)
+        return {n: v for n, v in values.items() if v is not None}
 
     def interval(
         self, columns: Mapping[str, Any], *, new_run: bool = False
@@ -165,35 +174,28 @@ class Fit:
             below, above = np.hypot(below, scatter), np.hypot(above, scatter)
         return centre - below, centre + above
 
-    def draws(self, size: int = 2000, seed: int = 0) -> dict[str, Array] | None:
+    def draws(self, size: int = 1000, seed: int = 0) -> dict[str, Array] | None:
         """Values of all parameters, fixed and tied ones included, drawn as the fit is unsure.
 
-        All of the bootstrap's draws if there are any, as they are, else ``size`` draws from a
-        multivariate t about the estimates (of the logs of coefficients, as ``covariance``), its
-        degrees of freedom those of the clusters; None where the fit has neither. They move in the
-        determined directions only.
+        All of the bootstrap's draws if there are any, as they are, else ``size`` draws whose
+        predictions over the data's range are a multivariate t about the fitted ones, its spread
+        from the covariance, its degrees of freedom those of the clusters; None where the fit has
+        neither. They move in the determined directions only.
         """
         if self.bootstrap is not None:
             own = {n: np.array(v, float) for n, v in self.bootstrap["draws"].items()}
             return self._all(own, self.bootstrap["count"])
         if self.covariance is None or any(p.estimate is None for p in self.parameters.values()):
             return None
-        rng = np.random.default_rng(seed)
-        names = self.covariance["names"]
-        lengths, axes = np.linalg.eigh(np.array(self.covariance["matrix"]))
-        moves = rng.standard_normal((size, len(names))) * np.sqrt(np.maximum(lengths, 0.0))
-        freedom = max(self.covariance["clusters"] - 1, 1)
-        moves = moves @ axes.T / np.sqrt(rng.chisquare(freedom, (size, 1)) / freedom)
-        drawn: dict[str, Array] = {}
-        for name, move in zip(names, moves.T):
-            centre = float(self.parameters[name].estimate or 0.0)
-            if name not in self.law.coefficients:
-                drawn[name] = centre + move
-            elif centre > 0:
-                drawn[name] = centre * np.exp(move)
-            else:
-                drawn[name] = np.maximum(move, 0.0)
-        return self._all(drawn, size)
+        if (size, seed) not in self._drawn:
+            from p2fit.draws import covariance_draws
+
+            self._drawn[size, seed] = self._all(covariance_draws(self, size, seed), size)
+        return self._drawn[size, seed]
+
+    @cached_property
+    def _drawn(self) -> dict[tuple[int, int], dict[str, Array]]:
+        return {}
 
     def _all(self, drawn: Mapping[str, Array], size: int) -> dict[str, Array]:
         return {n: np.broadcast_to(v, (size,)) for n, v in self.law.full(drawn).items()}

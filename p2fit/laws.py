@@ -302,8 +302,11 @@ class Law:
             size = np.full(shape, term.number)
             logs = {}
             for base, power in term.powers:
-                logs[base] = np.log(evaluate(base, values))
-                size = size * np.exp(logs[base] * power.value(parameters))
+                at = evaluate(base, values)
+                # Where a base is 0 so is its term, or it is infinite: either has no slope.
+                logs[base] = np.log(np.where(at > 0, at, 1.0))
+                with np.errstate(all="ignore"):
+                    size = size * np.power(at, power.value(parameters))
             own = term.coefficient
             by_exponent = {e: np.zeros(shape) for e in term.exponents}
             for base, power in term.powers:

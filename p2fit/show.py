@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -182,3 +183,50 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
     for i, (share, values) in enumerate(fit.sensitivity.items()):
         moved = ", ".join(f"{e} {number(v, 3)}" for e, v in values.items())
         yield "" if i else "sensitivity", f"without each run's first {share}: {moved}"
+
+
+# ---------------------------------------------------------------- what predictions and plans share
+
+
+def about(law: Law, group: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The first facts of a result: which group, which law."""
+    own = [("group", ", ".join(f"{k} = {v}" for k, v in group.items()))] if group else []
+    return [*own, ("law", f"{law.name}: {law.formula}")]
+
+
+def facts(pairs: Iterable[tuple[str, str]]) -> Table:
+    """Names and what there is to say, in two columns."""
+    made = Table.grid(padding=(0, 2))
+    made.add_column(style="dim", no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, words in pairs:
+        made.add_row(name, Text(words))
+    return made
+
+
+def grid(left: Sequence[str], right: Sequence[str]) -> Table:
+    """A table without lines; the first columns are aligned left."""
+    made = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
+    for head in (*left, *right):
+        made.add_column(head, justify="left" if head in left else "right", overflow="fold")
+    return made
+
+
+def span(ends: Sequence[float | None] | None, digits: int = 4) -> str:
+    """An interval; what is out of reach is called never."""
+    if ends is None:
+        return "—"
+    low, high = ("never" if end == math.inf else number(end, digits) for end in ends)
+    return f"{low} to {high}" if low != high else low
+
+
+def with_notes(*parts: Any, notes: Sequence[str]) -> Group:
+    """Parts one below the other with a line between, and notes at the end."""
+    made = [p for part in parts for p in (part, Text())]
+    made += [Text.assemble(("note: ", "yellow"), note) for note in notes]
+    return Group(*(made if notes else made[:-1]))
+
+
+def reach(value: float, digits: int = 4) -> str:
+    """A number, or never."""
+    return "never" if value == math.inf else number(value, digits)

@@ -211,6 +211,25 @@ def test_draws_spread_as_the_intervals_say(chinchilla: pl.DataFrame, bootstrap: 
     assert ends == pytest.approx([float(e) for e in interval], abs=0.15 * np.ptp(ends))
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_draws_agree_with_the_intervals_where_terms_are_hard_to_tell_apart(seed: int) -> None:
+    # The size term and E of these curves are known only together: their logs range over decades.
+    found = p2fit.fit(simulate.p2(seed=seed, offset=0.002))
+    drawn = found.draws()
+    assert drawn is not None
+    for name, values in drawn.items():
+        low, high = found.law.ranges[name]
+        assert np.all((values >= low) & (values <= high))
+    there = {"pruning_rate": 0.25, "base_loss": 2.6, "tokens": 5e8}
+    for size in (5e8, 1.5e9, 3e9):
+        there["params"] = size
+        interval = found.interval(there)
+        assert interval is not None
+        width = float(np.ptp(interval))
+        ends = np.quantile(found.law.predict(drawn, there), [0.025, 0.975])
+        assert ends == pytest.approx([float(e) for e in interval], abs=0.35 * width)
+
+
 def test_no_draws_where_there_are_no_intervals() -> None:
     table = simulate.p2(seed=0, sizes=(1e9,), rates=(0.2, 0.3))
     assert p2fit.fit(table, "p2").draws() is None

@@ -1,0 +1,77 @@
+"""A law taken apart along its inputs: the rest, and for each input a size and a power."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from p2fit.laws import Array, Law, LawError, Term, evaluate
+from p2fit.quantities import Parameters
+
+
+class Power(NamedTuple):
+    """A term size / x^power of one input x; arrays of one shape."""
+
+    size: Array
+    power: Array
+
+
+class Parts(NamedTuple):
+    """L = rest + sum over inputs x of size_x / x^power_x."""
+
+    rest: Array
+    along: dict[str, Power]
+
+
+def separate(
+    law: Law, parameters: Parameters, at: Mapping[str, Any], along: Sequence[str]
+) -> Parts | None:
+    """Take a law apart, at given values of its other inputs.
+
+    Args:
+        parameters: all of them, each of shape (S,).
+        at: values of the other inputs, scalars.
+        along: inputs that the law is to be a sum of powers of.
+
+    Returns:
+        None where the law has no such form: terms that mix these inputs or do not fall as a power
+        of one, or several different powers of one input.
+    """
+    try:
+        terms = law.terms
+    except LawError:
+        return None
+    shape = np.shape(next(iter(parameters.values())))
+    rest, found = np.zeros(shape), dict[str, Power]()
+    powers: dict[str, Any] = {}
+    for term in terms:
+        bases = {b for b, _ in term.powers if set(re.findall(r"[A-Za-z_]\w*", b)) & set(along)}
+        if not bases:
+            rest = rest + _size(term, parameters, at)
+            continue
+        base, *more = bases
+        power = dict(term.powers)[base]
+        if more or base not in along or powers.setdefault(base, power) != power:
+            return None
+        size = _size(term, parameters, at, without=base)
+        value = -np.broadcast_to(power.value(parameters), shape)
+        before = found[base].size if base in found else 0.0
+        found[base] = Power(before + size, value)
+    return Parts(rest, found)
+
+
+def _size(
+    term: Term, parameters: Parameters, at: Mapping[str, Any], without: str | None = None
+) -> Array:
+    """The term's value, one base left out."""
+    size = np.full(np.shape(next(iter(parameters.values()))), term.number)
+    if term.coefficient is not None:
+        size = size * parameters[term.coefficient] ** term.scale.value(parameters)
+    columns = {x: np.asarray(v, float) for x, v in at.items()}
+    for base, power in term.powers:
+        if base != without:
+            size = size * evaluate(base, columns) ** power.value(parameters)
+    return size
