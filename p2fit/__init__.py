@@ -20,12 +20,17 @@ if TYPE_CHECKING:
     from p2fit.design import DesignReport, identify_design
     from p2fit.importing import Imported, import_logs
     from p2fit.log_rows import ImportedRun
+    from p2fit.plan.compute import ComputePlan, plan_compute
+    from p2fit.plan.tokens import TokensPlan, plan_tokens
+    from p2fit.prediction import Prediction, predict
     from p2fit.profiles import Profile, profile
+    from p2fit.quantities import Quantity
     from p2fit.validation import Validation, validate
 
 __all__ = [
     "LAWS",
     "Comparison",
+    "ComputePlan",
     "Curves",
     "CurvesError",
     "DesignReport",
@@ -37,7 +42,10 @@ __all__ = [
     "Law",
     "LawError",
     "Options",
+    "Prediction",
     "Profile",
+    "Quantity",
+    "TokensPlan",
     "Validation",
     "check",
     "compare",
@@ -47,6 +55,9 @@ __all__ = [
     "identify_design",
     "import_logs",
     "load",
+    "plan_compute",
+    "plan_tokens",
+    "predict",
     "profile",
     "read_curves",
     "schedules",
@@ -62,8 +73,15 @@ _LATER = {
     "Imported": "importing",
     "ImportedRun": "log_rows",
     "import_logs": "importing",
+    "ComputePlan": "plan.compute",
+    "plan_compute": "plan.compute",
+    "TokensPlan": "plan.tokens",
+    "plan_tokens": "plan.tokens",
+    "Prediction": "prediction",
+    "predict": "prediction",
     "Profile": "profiles",
     "profile": "profiles",
+    "Quantity": "quantities",
     "schedules": "schedules",
     "Validation": "validation",
     "validate": "validation",

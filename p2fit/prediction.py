@@ -6,7 +6,7 @@
 ...           "loss": [1.8 + 480 / a**0.35 + 2100 / b**0.37 for a, b in zip(n, d)]}
 >>> found = predict(p2fit.fit(curves), {"params": 8e9, "tokens": [1e10, 1e12]})
 >>> [round(float(loss), 4) for loss in found.loss], found.outside["tokens"].tolist()
-([2.3848, 2.0411], [0.0, 1.0])
+([2.3831, 2.0404], [0.0, 1.0])
 """
 
 from __future__ import annotations
@@ -193,13 +193,15 @@ def _notes(
 
 
 def beyond(far: Mapping[str, Array]) -> Iterator[str]:
-    """A word on each input that is more than a factor of 2 outside the data."""
-    for x, v in far.items():
-        most = float(v[np.abs(v).argmax()])
-        if math.isinf(most):
-            yield f"{x} is 0 where the data are above it"
-        elif abs(most) > _MANY:
-            yield (
-                f"{x} is up to {abs(most):.2g} decades {'above' if most > 0 else 'below'} the "
-                "data: there an interval stands for the parameters, not for the law"
-            )
+    """A word on the inputs that are more than a factor of 2 outside the data."""
+    most = {x: float(v[np.abs(v).argmax()]) for x, v in far.items()}
+    yield from (f"{x} is 0 where the data are above it" for x, v in most.items() if math.isinf(v))
+    most = {x: v for x, v in most.items() if abs(v) > _MANY and math.isfinite(v)}
+    if most:
+        each = (
+            f"{x} {abs(v):.2g} decades {'above' if v > 0 else 'below'}" for x, v in most.items()
+        )
+        yield (
+            f"outside the data ({', '.join(each)}) an interval stands for the parameters, not for "
+            "the law"
+        )

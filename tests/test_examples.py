@@ -1,10 +1,10 @@
-"""README.md, docs/import.md and the pages of examples/ say what p2fit prints.
+"""The pages say what p2fit prints: every command in them is run.
 
-Every command in them is run.
+These are README.md, docs/import.md, docs/planning.md and the pages of examples/.
 
 In a ``console`` block each line ``$ p2fit ...`` is a command (a backslash at its end continues
-it) and what follows is its output; other commands are left alone. A ``pycon`` block is a Python
-session. Commands run from a copy of the repository's root in which only examples/ is there, one
+it) and what follows is its output (none with ``> /dev/null``); other commands are left alone. A
+``pycon`` block is a Python session. Commands run from a copy of the repository's root in which only examples/ is there, one
 page after another, each page from top to bottom. After a change of the output,
 
     python tests/test_examples.py --rewrite
@@ -36,7 +36,8 @@ from p2fit.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
-PAGES = [ROOT / "README.md", ROOT / "docs" / "import.md", *sorted(EXAMPLES.rglob("*.md"))]
+DOCS = [ROOT / "docs" / name for name in ("import.md", "planning.md")]
+PAGES = [ROOT / "README.md", *DOCS, *sorted(EXAMPLES.rglob("*.md"))]
 FILES = sorted(EXAMPLES.rglob("*.csv"))
 BLOCK = re.compile(r"^```(console|pycon)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^\$ (?:.*\\\n)*.*\n", re.MULTILINE)
@@ -62,9 +63,11 @@ def workplace() -> Iterator[None]:
 def p2fit(command: str) -> str:
     """What ``p2fit ...`` prints."""
     arguments = shlex.split(command.replace("\\\n", " "))[1:]
+    silent = arguments[-2:] == [">", "/dev/null"]
+    arguments = arguments[:-2] if silent else arguments
     result = CliRunner().invoke(main, arguments, prog_name="p2fit", catch_exceptions=False)
     assert result.exit_code == 0, f"{command}\n{result.output}"
-    return result.output
+    return "" if silent else result.output
 
 
 def console(block: str) -> str:
@@ -76,7 +79,7 @@ def console(block: str) -> str:
         assert shown is not None
         command = shown[0]
         if command.startswith("$ p2fit "):
-            parts.append(command + p2fit(command[2:]).rstrip("\n") + "\n")
+            parts.append((command + p2fit(command[2:])).rstrip("\n") + "\n")
         else:
             parts.append(block[start:end].rstrip("\n") + "\n")
     return "\n".join(parts)

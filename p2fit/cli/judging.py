@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from p2fit.cli.shared import (
+    Count,
     Pair,
     comparing,
     echo,
@@ -99,7 +100,7 @@ def validate(
     "--at",
     multiple=True,
     callback=mapping,
-    type=Pair("PARAMETER=NUMBER", number=True),
+    type=Pair("PARAMETER=NUMBER", Count()),
     metavar="PARAMETER=NUMBER",
     help="Judge the design at this value, e.g. alpha=0.35. Repeatable.",
 )

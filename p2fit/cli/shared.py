@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +31,40 @@ class Count(click.ParamType[float]):
             self.fail(f"{value!r} is not a number (8B, 350M, 20e9)", param, ctx)
 
 
+class Values(click.ParamType[list[float]]):
+    """Numbers: ``8B``, ``1B,3B``, ``1B..100B`` in steps even in the log, ``1B..100B:5`` points."""
+
+    name = "numbers"
+
+    def __init__(self, per_decade: int) -> None:
+        self.per_decade = per_decade
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> list[float]:
+        if isinstance(value, list):
+            return value
+        found: list[float] = []
+        for part in str(value).split(","):
+            ends, _, count = part.partition(":")
+            first, dots, last = ends.partition("..")
+            low = Count().convert(first, param, ctx)
+            if not dots:
+                if count:
+                    self.fail(f"{part!r} is no range: 1B..100B:5", param, ctx)
+                found.append(low)
+                continue
+            high = Count().convert(last, param, ctx)
+            if not 0 < low < high < math.inf:
+                self.fail(f"{part!r}: a range goes up from above 0 (1B..100B)", param, ctx)
+            steps = math.ceil(self.per_decade * math.log10(high / low) - 1e-9)
+            points = count if count else max(steps, 1) + 1
+            if not (str(points).isdigit() and 2 <= int(points) <= 10_000):
+                self.fail(f"{part!r}: a range has 2 to 10000 points (1B..100B:5)", param, ctx)
+            n = int(points) - 1
+            inner = (low * (high / low) ** (i / n) for i in range(1, n))
+            found += [low, *(float(f"{v:.15g}") for v in inner), high]
+        return found
+
+
 class Share(click.ParamType[float]):
     """A share: ``10%`` or ``0.1``."""
 
@@ -48,10 +84,10 @@ class Share(click.ParamType[float]):
 
 
 class Pair(click.ParamType[tuple[str, Any]]):
-    """``name=value``; with ``number``, the value is a :class:`Count`."""
+    """``name=value``; the value is text, or what ``values`` makes of it."""
 
-    def __init__(self, kind: str, number: bool = False) -> None:
-        self.name, self.number = kind, number
+    def __init__(self, kind: str, values: click.ParamType[Any] | None = None) -> None:
+        self.name, self.values = kind, values
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, Any]:
         if isinstance(value, tuple):
@@ -59,7 +95,7 @@ class Pair(click.ParamType[tuple[str, Any]]):
         name, sign, right = (part.strip() for part in str(value).partition("="))
         if not (name and sign and right):
             self.fail(f"{value!r} is not of the form {self.name}", param, ctx)
-        return name, Count().convert(right, param, ctx) if self.number else right
+        return name, self.values.convert(right, param, ctx) if self.values else right
 
 
 def names(ctx: Any, param: Any, value: str | None) -> list[str] | None:
@@ -125,6 +161,74 @@ column_option = click.option(
     metavar="COLUMN=NAME",
     help="Take a column from one of another name, e.g. loss=loss_pile. Repeatable.",
 )
+#: Columns that laws may read, by the option that gives them.
+INPUTS = {
+    "params": "Parameter count before pruning.",
+    "tokens": "Tokens of this stage.",
+    "pruning_rate": "Share of the parameters removed.",
+    "base_loss": "Loss of the unpruned model.",
+    "avg_params": "Average active parameter count.",
+}
+VALUES = "8B, 1B,3B, 1B..100B (steps even in the log) or 1B..100B:20 (so many points)"
+
+
+def inputs(*left_out: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Options for the inputs of a law, collected in ``inputs``."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def collected(**options: Any) -> None:
+            found = {x: v for x in INPUTS if (v := options.pop(x, None)) is not None}
+            more = options.pop("more")
+            twice = sorted(found.keys() & more.keys())
+            if twice:
+                raise click.UsageError(f"{twice[0]} is given twice")
+            command(inputs={**found, **more}, **options)
+
+        made: Callable[..., None] = click.option(
+            "--set",
+            "more",
+            multiple=True,
+            callback=mapping,
+            type=Pair("NAME=NUMBERS", Values(4)),
+            metavar="NAME=NUMBERS",
+            help="Another column of the law. Repeatable.",
+        )(collected)
+        for x in reversed([x for x in INPUTS if x not in left_out]):
+            name = f"--{x.replace('_', '-')}"
+            made = click.option(name, x, type=Values(4), metavar="NUMBERS", help=INPUTS[x])(made)
+        return made
+
+    return decorate
+
+
+def saved_fit(command: Callable[..., None]) -> Callable[..., None]:
+    """The argument of every command that works from a saved fit: its fits, in ``fits``."""
+
+    @functools.wraps(command)
+    def loaded(fit: str, group: dict[str, str], **options: Any) -> None:
+        from p2fit.fit import load
+        from p2fit.rows import FitError
+
+        found = load(fit)
+        every = found if isinstance(found, list) else [found]
+        fits = [f for f in every if all(f.group.get(k) == v for k, v in group.items())]
+        if not fits:
+            have = "; ".join(", ".join(f"{k}={v}" for k, v in f.group.items()) for f in every)
+            raise FitError(f"{fit}: no such group; it has {have or 'one fit without a group'}")
+        command(fits=fits, **options)
+
+    loaded = click.option(
+        "--group",
+        multiple=True,
+        callback=mapping,
+        type=Pair("COLUMN=VALUE"),
+        metavar="COLUMN=VALUE",
+        help="Of the groups that were fitted, only those, e.g. family=llama-3. Repeatable.",
+    )(loaded)
+    return click.argument("fit", metavar="FIT.JSON")(loaded)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
 
 
@@ -169,7 +273,7 @@ ROWS_AND_FIT = (
         "--fix",
         multiple=True,
         callback=mapping,
-        type=Pair("PARAMETER=NUMBER", number=True),
+        type=Pair("PARAMETER=NUMBER", Count()),
         metavar="PARAMETER=NUMBER",
         help="Hold a parameter at a value, e.g. gamma=-1. Repeatable.",
     ),

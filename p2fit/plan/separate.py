@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from p2fit.laws import Array, Law, LawError, Term, evaluate
+from p2fit.laws import Affine, Array, Law, LawError, Term, evaluate
 from p2fit.quantities import Parameters
 
 
@@ -46,21 +47,39 @@ def separate(
         return None
     shape = np.shape(next(iter(parameters.values())))
     rest, found = np.zeros(shape), dict[str, Power]()
-    powers: dict[str, Any] = {}
+    powers: dict[str, Affine] = {}
     for term in terms:
         bases = {b for b, _ in term.powers if set(re.findall(r"[A-Za-z_]\w*", b)) & set(along)}
         if not bases:
             rest = rest + _size(term, parameters, at)
             continue
         base, *more = bases
-        power = dict(term.powers)[base]
-        if more or base not in along or powers.setdefault(base, power) != power:
+        monomial = _monomial(base)
+        if more or monomial is None:
             return None
-        size = _size(term, parameters, at, without=base)
-        value = -np.broadcast_to(power.value(parameters), shape)
-        before = found[base].size if base in found else 0.0
-        found[base] = Power(before + size, value)
+        x, factor, degree = monomial
+        own = dict(term.powers)[base]
+        if powers.setdefault(x, own.scaled(degree)) != own.scaled(degree):
+            return None
+        size = _size(term, parameters, at, without=base) * factor ** own.value(parameters)
+        before = found[x].size if x in found else 0.0
+        value = -degree * np.broadcast_to(own.value(parameters), shape)
+        found[x] = Power(before + size, value)
     return Parts(rest, found)
+
+
+def _monomial(base: str) -> tuple[str, float, float] | None:
+    """Input, factor and degree of a base such as ``tokens``, ``tokens / 1e9`` or ``tokens^0.3``."""
+    names = sorted(set(re.findall(r"[A-Za-z_]\w*", base)))
+    if len(names) != 1:
+        return None
+    x = np.array([1.0, 1e3, 1e6, 1e12])
+    with np.errstate(all="ignore"):
+        logs = np.log(evaluate(base, {names[0]: x}))
+    degree = (logs[-1] - logs[0]) / math.log(1e12)
+    if not np.allclose(logs, logs[0] + degree * np.log(x), rtol=1e-12, atol=1e-12):
+        return None  # an exponential, a sum with a constant
+    return names[0], math.exp(logs[0]), float(degree)
 
 
 def _size(

@@ -6,7 +6,7 @@
 ...           "loss": [1.8 + 480 / a**0.35 + 2100 / b**0.37 for a, b in zip(n, d)]}
 >>> plan = plan_tokens(p2fit.fit(curves), {"params": 8e9}, loss=[2.3, 1.9], gain=[0.02])
 >>> [f"{goal.tokens.value:.3g}" for goal in plan.goals]
-['2.12e+10', 'inf', '1.72e+11']
+['1.82e+10', 'inf', '6.7e+11']
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -195,17 +195,26 @@ def plan_tokens(
                 f"{point['base_loss']:g}: there is nothing to win back"
             )
     kept = _kept(fit, point) if kept is None else kept
-    goals = [
-        *(_goal(fit, point, kept, "loss", v, v) for v in loss),
-        *(
-            _goal(fit, point, kept, "recover", v, float(pruned_loss or 0) - v * cost)
-            for v in recover
-        ),
-        *(_goal(fit, point, kept, "gain", v) for v in gain),
-        *(_goal(fit, point, kept, "gain per billion", v) for v in gain_per_billion),
+    asked = [
+        *(_Asked("loss", v, v) for v in loss),
+        *(_Asked("recover", v, float(pruned_loss or 0.0) - v * cost) for v in recover),
+        *(_Asked("gain", v) for v in gain),
+        *(_Asked("gain per billion", v) for v in gain_per_billion),
     ]
-    if not goals:
+    if not asked:
         raise FitError("nothing to plan for: give a loss, a share to win back, or a gain")
+
+    def tokens(parameters: Parameters) -> Array:
+        each = [
+            found
+            if (found := closed(law, parameters, point, one.level, one.kind)) is not None
+            else searched(law, parameters, point, one.level, one.kind)
+            for one in asked
+        ]
+        return np.stack(each, axis=1)
+
+    found = spread(fit, tokens)
+    goals = [_goal(fit, point, kept, one, found.quantity(i)) for i, one in enumerate(asked)]
     return TokensPlan(
         law=law,
         group=fit.group,
@@ -220,30 +229,25 @@ def plan_tokens(
 # ---------------------------------------------------------------- the tokens of one goal
 
 
+class _Asked(NamedTuple):
+    kind: str
+    value: float
+    target: float | None = None  # the loss that it comes down to
+
+    @property
+    def level(self) -> float:
+        return self.value if self.target is None else self.target
+
+
 def _goal(
-    fit: Fit,
-    point: Mapping[str, float],
-    kept: float | None,
-    kind: str,
-    asked: float,
-    target: float | None = None,
+    fit: Fit, point: Mapping[str, float], kept: float | None, asked: _Asked, tokens: Quantity
 ) -> Goal:
-    law = fit.law
-
-    def function(parameters: Parameters) -> Array:
-        found = closed(law, parameters, point, asked if target is None else target, kind)
-        if found is None:
-            found = searched(law, parameters, point, asked if target is None else target, kind)
-        return found
-
-    tokens = spread(fit, function).quantity()
-    reached = target
-    if target is None and math.isfinite(tokens.value):
-        with np.errstate(all="ignore"):
-            reached = finite(float(fit.predict({**point, "tokens": tokens.value})))
+    reached = asked.target
+    if reached is None and 0 < tokens.value < math.inf:
+        reached = finite(float(fit.predict({**point, "tokens": tokens.value})))
     return Goal(
-        kind=kind,
-        asked=asked,
+        kind=asked.kind,
+        asked=asked.value,
         loss=reached,
         tokens=tokens,
         flops=None if kept is None else tokens.scaled(6 * kept),

@@ -1,0 +1,215 @@
+"""Commands that use a fit: predict, plan, simulate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from p2fit.cli.shared import (
+    Count,
+    Share,
+    Values,
+    inputs,
+    json_option,
+    print_all,
+    saved_fit,
+)
+
+if TYPE_CHECKING:
+    from p2fit.fit import Fit
+    from p2fit.laws import Law
+
+
+def _crossed(given: dict[str, list[float]], law: Law, extra: tuple[str, ...] = ()) -> Any:
+    """Every combination of the values given by options, once they are the law's."""
+    from p2fit.points import crossed
+    from p2fit.rows import FitError
+
+    unknown = [x for x in given if x not in (*law.inputs, *extra)]
+    if unknown:
+        raise FitError(
+            f"{law.name} does not read {unknown[0]}; it reads {', '.join(law.inputs) or 'nothing'}"
+        )
+    return crossed({x: given[x] for x in (*law.inputs, *extra) if x in given})
+
+
+@click.command()
+@saved_fit
+@inputs()
+@click.option(
+    "--at",
+    metavar="POINTS.CSV",
+    type=click.Path(dir_okay=False),
+    help="Predict at the rows of this file.",
+)
+@json_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False),
+    metavar="PREDICTED.CSV",
+    help="Also write the points with the predictions to this file.",
+)
+def predict(
+    fits: list[Fit],
+    inputs: dict[str, list[float]],
+    at: str | None,
+    as_json: bool,
+    output: str | None,
+) -> None:
+    """Predict the loss at any point, with intervals of the mean and of a new run.
+
+    NUMBERS are 8B, or 1B,3B, or 1B..100B (four per decade, even in the log), or 1B..100B:20 (so
+    many points); every combination is predicted. How far a point is outside the fitted range is
+    given in decades; a prediction that leans on what the data leave open says so.
+
+    \b
+    Examples:
+      p2fit predict fit.json --params 8B --pruning-rate 0.3 --base-loss 2.05 --tokens 1B..100B
+      p2fit predict fit.json --at points.csv -o predicted.csv
+    """
+    from p2fit.points import table
+    from p2fit.prediction import predict as predict_points
+
+    if (at is None) == (not inputs):
+        raise click.UsageError("give the law's inputs by options, or a file by --at")
+    found = [
+        predict_points(f, table(at, f.law.inputs) if at else _crossed(inputs, f.law)) for f in fits
+    ]
+    if output is not None:
+        import polars as pl
+
+        from p2fit.files import write_text
+
+        frames = [p.frame.with_columns(**{k: pl.lit(v) for k, v in p.group.items()}) for p in found]
+        write_text(output, pl.concat(frames, how="diagonal").write_csv())
+    print_all(found, as_json)
+
+
+@click.group()
+def plan() -> None:
+    """Plan from a fit: tokens to buy, compute to split, what to prune and what to run next.
+
+    \b
+    Example:
+      p2fit plan tokens fit.json --params 8B --pruning-rate 0.3 --base-loss 2.05 --gain 0.01
+    """
+
+
+@plan.command()
+@saved_fit
+@inputs("tokens")
+@click.option(
+    "--loss", multiple=True, type=Count(), metavar="NATS", help="Tokens to this loss. Repeatable."
+)
+@click.option(
+    "--recover",
+    multiple=True,
+    type=Share(),
+    metavar="SHARE",
+    help="Tokens to win back this share of what pruning cost, e.g. 90%. Repeatable.",
+)
+@click.option(
+    "--gain",
+    multiple=True,
+    type=Count(),
+    metavar="NATS",
+    help="Tokens from which a doubling of them gains less. Repeatable.",
+)
+@click.option(
+    "--gain-per-billion",
+    multiple=True,
+    type=Count(),
+    metavar="NATS",
+    help="The same, for the gain of a doubling divided by its billions of tokens. Repeatable.",
+)
+@click.option(
+    "--pruned-loss",
+    type=Count(),
+    metavar="NATS",
+    help="Measured loss right after pruning, for --recover.",
+)
+@click.option(
+    "--curves",
+    type=click.Path(dir_okay=False),
+    metavar="CURVES.CSV",
+    help="Or the curves that have it, in a row of tokens = 0 at the same inputs.",
+)
+@click.option(
+    "--kept",
+    type=Count(),
+    metavar="NUMBER",
+    help="Parameters that each token is computed with, 6 FLOPs each: by default what pruning "
+    "leaves, or all of them where the method is N:M.",
+)
+@json_option
+def tokens(fits: list[Fit], inputs: dict[str, list[float]], as_json: bool, **options: Any) -> None:
+    """Tokens to a loss, to win back what pruning cost, or until more hardly helps.
+
+    One table for every combination of the inputs. "never" means that the law does not go there;
+    "can be reached" is the share of the draws in which it does.
+
+    \b
+    Examples:
+      p2fit plan tokens fit.json --params 8B --loss 2.1 --gain 0.01
+      p2fit plan tokens fit.json --params 8B --pruning-rate 0.2,0.3 --base-loss 2.05 \\
+        --recover 90% --curves curves.csv
+    """
+    from p2fit.plan.tokens import plan_tokens
+
+    found = []
+    for f in fits:
+        points = _crossed(inputs, f.law, ("base_loss", "params", "pruning_rate"))
+        rows = [dict(zip(points, values)) for values in zip(*points.values())] or [{}]
+        found += [plan_tokens(f, row, **options) for row in rows]
+    print_all(found, as_json)
+
+
+@plan.command()
+@saved_fit
+@inputs("params", "tokens", "avg_params")
+@click.option(
+    "--flops",
+    required=True,
+    type=Values(1),
+    metavar="NUMBERS",
+    help="Compute, 6 FLOPs per parameter and token: 1e22, 1e22,1e23, or 1e20..1e24, one per "
+    "decade.",
+)
+@click.option(
+    "--sparsity",
+    type=Share(),
+    metavar="SHARE",
+    help="For avg_params: also the dense start, the final size and the schedule that prunes to "
+    "this share between 25% and 75% of the compute.",
+)
+@json_option
+def compute(
+    fits: list[Fit],
+    inputs: dict[str, list[float]],
+    flops: list[float],
+    sparsity: float | None,
+    as_json: bool,
+) -> None:
+    """Split compute between size and tokens for the least loss.
+
+    For laws that are a sum of A/params^alpha (or avg_params) and B/tokens^beta. One number of
+    FLOPs is shown with the two decades on either side.
+
+    \b
+    Examples:
+      p2fit plan compute fit.json --flops 1e22
+      p2fit plan compute fit.json --flops 1e18..1e26 --json
+      p2fit plan compute fit.json --flops 1e22 --sparsity 80%
+    """
+    from p2fit.plan.compute import plan_compute
+
+    if len(flops) == 1:
+        flops = [flops[0] * factor for factor in (1e-2, 1e-1, 1, 1e1, 1e2)]
+    found = []
+    for f in fits:
+        points = _crossed(inputs, f.law)
+        rows = [dict(zip(points, values)) for values in zip(*points.values())] or [{}]
+        found += [plan_compute(f, flops, sparsity=sparsity, at=row) for row in rows]
+    print_all(found, as_json)
