@@ -4,8 +4,9 @@ These are README.md, docs/import.md, docs/planning.md and the pages of examples/
 
 In a ``console`` block each line ``$ p2fit ...`` is a command (a backslash at its end continues
 it) and what follows is its output (none with ``> /dev/null``); other commands are left alone. A
-``pycon`` block is a Python session. Commands run from a copy of the repository's root in which only examples/ is there, one
-page after another, each page from top to bottom. After a change of the output,
+``pycon`` block is a Python session. Commands run from a copy of the repository's root in which only
+examples/ is there, one page after another, each page from top to bottom. After a change of the
+output,
 
     python tests/test_examples.py --rewrite
 
