@@ -20,15 +20,19 @@ if TYPE_CHECKING:
     from p2fit.design import DesignReport, identify_design
     from p2fit.importing import Imported, import_logs
     from p2fit.log_rows import ImportedRun
+    from p2fit.plan.choose import Choice, plan_choose
     from p2fit.plan.compute import ComputePlan, plan_compute
+    from p2fit.plan.runs import NextRuns, plan_next
     from p2fit.plan.tokens import TokensPlan, plan_tokens
     from p2fit.prediction import Prediction, predict
     from p2fit.profiles import Profile, profile
     from p2fit.quantities import Quantity
+    from p2fit.simulation import simulate
     from p2fit.validation import Validation, validate
 
 __all__ = [
     "LAWS",
+    "Choice",
     "Comparison",
     "ComputePlan",
     "Curves",
@@ -41,6 +45,7 @@ __all__ = [
     "ImportedRun",
     "Law",
     "LawError",
+    "NextRuns",
     "Options",
     "Prediction",
     "Profile",
@@ -55,12 +60,15 @@ __all__ = [
     "identify_design",
     "import_logs",
     "load",
+    "plan_choose",
     "plan_compute",
+    "plan_next",
     "plan_tokens",
     "predict",
     "profile",
     "read_curves",
     "schedules",
+    "simulate",
     "validate",
 ]
 
@@ -73,8 +81,12 @@ _LATER = {
     "Imported": "importing",
     "ImportedRun": "log_rows",
     "import_logs": "importing",
+    "Choice": "plan.choose",
+    "plan_choose": "plan.choose",
     "ComputePlan": "plan.compute",
     "plan_compute": "plan.compute",
+    "NextRuns": "plan.runs",
+    "plan_next": "plan.runs",
     "TokensPlan": "plan.tokens",
     "plan_tokens": "plan.tokens",
     "Prediction": "prediction",
@@ -83,6 +95,7 @@ _LATER = {
     "profile": "profiles",
     "Quantity": "quantities",
     "schedules": "schedules",
+    "simulate": "simulation",
     "Validation": "validation",
     "validate": "validation",
 }

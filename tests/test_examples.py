@@ -3,10 +3,10 @@
 These are README.md, docs/import.md, docs/planning.md and the pages of examples/.
 
 In a ``console`` block each line ``$ p2fit ...`` is a command (a backslash at its end continues
-it) and what follows is its output (none with ``> /dev/null``); other commands are left alone. A
-``pycon`` block is a Python session. Commands run from a copy of the repository's root in which only
-examples/ is there, one page after another, each page from top to bottom. After a change of the
-output,
+it) and what follows is its output (none with ``> /dev/null``). ``$ cat FILE`` shows a file that the
+page has from there on; other commands are left alone. A ``pycon`` block is a Python
+session. Commands run from a copy of the repository's root in which only examples/ is there, one
+page after another, each page from top to bottom. After a change of the output,
 
     python tests/test_examples.py --rewrite
 
@@ -83,6 +83,8 @@ def console(block: str) -> str:
             parts.append((command + p2fit(command[2:])).rstrip("\n") + "\n")
         else:
             parts.append(block[start:end].rstrip("\n") + "\n")
+            if command.startswith("$ cat "):
+                Path(command.split()[2]).write_text(block[start + len(command) : end])
     return "\n".join(parts)
 
 

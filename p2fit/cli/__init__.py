@@ -19,7 +19,7 @@ _MODULES = {
     "fitting": ("fit", "check", "laws", "schema"),
     "importing": ("import",),
     "judging": ("compare", "identify", "profile", "validate"),
-    "using": ("plan", "predict"),
+    "using": ("plan", "predict", "simulate"),
 }
 _COMMANDS = {command: module for module, commands in _MODULES.items() for command in commands}
 _FUNCTIONS = {"import": "import_logs"}  # what is called otherwise than its command

@@ -213,3 +213,137 @@ def compute(
         rows = [dict(zip(points, values)) for values in zip(*points.values())] or [{}]
         found += [plan_compute(f, flops, sparsity=sparsity, at=row) for row in rows]
     print_all(found, as_json)
+
+
+@plan.command()
+@saved_fit
+@click.argument("candidates", metavar="CANDIDATES.CSV")
+@click.option(
+    "--deploy-params", required=True, type=Count(), metavar="NUMBER", help="Parameters left."
+)
+@click.option("--flops", type=Count(), metavar="NUMBER", help="Budget of training after pruning.")
+@click.option("--tokens", type=Count(), metavar="NUMBER", help="Or the budget in tokens.")
+@json_option
+def choose(fits: list[Fit], candidates: str, as_json: bool, **options: Any) -> None:
+    """Which base model to prune to a given size, for a given budget.
+
+    CANDIDATES.CSV has a row for each base model: params and base_loss (all on one evaluation set),
+    and perhaps name, family and method. The pruning rate follows from the deployed size. With fits
+    of several methods and no column method, every method is tried.
+
+    \b
+    Examples:
+      p2fit plan choose fit.json models.csv --deploy-params 3B --flops 1e20
+      p2fit plan choose fit.json models.csv --deploy-params 3B --tokens 10B --json
+    """
+    from p2fit.plan.choose import plan_choose
+
+    print_all([plan_choose(fits, candidates, **options)], as_json)
+
+
+@plan.command()
+@saved_fit
+@click.argument("candidates", metavar="CANDIDATES.CSV")
+@click.option(
+    "--at",
+    type=click.Path(dir_okay=False),
+    metavar="POINTS.CSV",
+    help="Predict these points well; all parameters by default.",
+)
+@click.option(
+    "--count",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="How many runs to choose.",
+)
+@click.option("--flops", type=Count(), metavar="NUMBER", help="What they may cost together.")
+@click.option(
+    "--correlation",
+    type=float,
+    default=0.8,
+    show_default=True,
+    metavar="NUMBER",
+    help="Of the noise of neighbouring rows of a run.",
+)
+@json_option
+def next(fits: list[Fit], candidates: str, as_json: bool, **options: Any) -> None:
+    """Which runs to make next: those that narrow the wanted predictions most per FLOP.
+
+    CANDIDATES.CSV has the inputs of the law; rows of one run are one run, else each row is one. A
+    column flops says what a run costs, else it is 6 FLOPs per token and parameter kept.
+
+    \b
+    Examples:
+      p2fit plan next fit.json candidates.csv --at wanted.csv
+      p2fit plan next fit.json candidates.csv --count 5 --flops 1e21 --json
+    """
+    from p2fit.plan.runs import plan_next
+
+    found = [plan_next(f, candidates, **options) for f in fits]
+    print_all(found, as_json)
+
+
+@click.command()
+@click.argument("design", metavar="[DESIGN.CSV]", required=False)
+@click.option("--law", required=True, metavar="LAW", help="A law by name, or a formula.")
+@inputs()
+@click.option(
+    "--noise",
+    type=float,
+    default=0.0,
+    show_default=True,
+    metavar="NUMBER",
+    help="Standard deviation of the log of the loss, 0.002 for 0.2%.",
+)
+@click.option(
+    "--correlation",
+    type=float,
+    default=0.0,
+    show_default=True,
+    metavar="NUMBER",
+    help="Of the noise of neighbouring rows of a run; 1: one offset per run.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the noise.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False),
+    metavar="CURVES.CSV",
+    help="Write the curves to this file; standard output by default.",
+)
+def simulate(
+    design: str | None,
+    law: str,
+    inputs: dict[str, list[float]],
+    output: str | None,
+    **noise: Any,
+) -> None:
+    """Write loss curves from known parameters, to try a design before paying for it.
+
+    Parameters, and columns of a formula, are given by --set. The design is every combination of
+    the inputs given by options (8B, or 1B,3B, or 1B..100B:20), or the rows of DESIGN.CSV. Rows of
+    one run, or that differ in tokens alone, have noise that is correlated from row to row.
+
+    \b
+    Examples:
+      p2fit simulate --law chinchilla --set E=1.8 --set A=480 --set alpha=.35 \\
+        --set B=2100 --set beta=.37 --params 100M..10B:4 --tokens 1B..1T:4 -o curves.csv
+      p2fit simulate design.csv --law "E + A/params^alpha" --set E=1.8 --set A=480 \\
+        --set alpha=.35 --noise 0.002 --correlation 0.8
+    """
+    from p2fit.files import write_text
+    from p2fit.laws import COLUMNS
+    from p2fit.points import crossed
+    from p2fit.simulation import simulate as simulate_law
+
+    columns = {x: v for x, v in inputs.items() if x in COLUMNS or len(v) > 1}
+    if (design is None) == (not columns):
+        raise click.UsageError("give the design as a file, or the law's inputs by options")
+    parameters = {n: v[0] for n, v in inputs.items() if n not in columns}
+    found = simulate_law(law, parameters, design or crossed(columns), **noise)
+    text = found.write_csv()
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        write_text(output, text)

@@ -1,0 +1,241 @@
+"""Which base model to prune to a given size, for a given budget of training after it?
+
+The pruning rate of a candidate follows from its size and the deployed one; the budget buys tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from p2fit.fit import Fit
+from p2fit.identify import join
+from p2fit.laws import Array
+from p2fit.plan.tokens import compute_saved
+from p2fit.points import outside, table
+from p2fit.prediction import beyond
+from p2fit.quantities import Parameters, Quantity, Spread, finite, spread
+from p2fit.rows import FitError, Source
+
+_INPUTS = {"params", "tokens", "pruning_rate", "base_loss"}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A base model, pruned to the deployed size and trained with the budget."""
+
+    name: str
+    """As in the file."""
+    group: Mapping[str, str]
+    """The group of the fit that predicts it."""
+    params: float
+    """Parameters before pruning."""
+    pruning_rate: float
+    """Share to remove."""
+    tokens: float
+    """Tokens that the budget buys."""
+    loss: Quantity
+    """Predicted loss, nats per token."""
+    best: float | None
+    """Share of the draws in which no other candidate has a lower loss; None without draws."""
+    rank: float | None
+    """Mean rank over the draws, 1 the best; None without draws."""
+    outside: Mapping[str, float]
+    """How far its inputs are outside the fitted ranges, in decades."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; null where there is no finite number."""
+        far = {x: finite(v) for x, v in self.outside.items()}
+        own = {k: v for k, v in vars(self).items() if k != "outside"}
+        own |= {"group": dict(self.group), "loss": self.loss.to_dict()}
+        return {**own, "decades_outside": far}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Candidates, the lowest predicted loss first. Made by :func:`plan_choose`."""
+
+    deploy_params: float
+    """Parameters that are deployed."""
+    flops: float | None
+    """Budget of compute; None where tokens were given."""
+    candidates: tuple[Candidate, ...]
+    """Best first."""
+    notes: tuple[str, ...]
+    """What the reader should know, one line each."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; null where there is no finite number."""
+        own = {"candidates": [c.to_dict() for c in self.candidates], "notes": list(self.notes)}
+        return {**vars(self), **own}
+
+    def __str__(self) -> str:
+        from p2fit.show import text
+
+        return text(self)
+
+    def __rich__(self) -> Any:
+        from p2fit.show import facts, grid, number, span, with_notes
+
+        budget = "the same tokens for each" if self.flops is None else f"{self.flops:.4g} FLOPs"
+        head = [("deploy", f"{number(self.deploy_params)} parameters"), ("budget", budget)]
+        groups = any(c.group for c in self.candidates)
+        heads = ["params", "rate", "tokens", "loss", "95 % interval"]
+        open_ = any(c.loss.range for c in self.candidates)
+        heads += ["fits equally well"] if open_ else []
+        made = grid(["base model", *(["group"] if groups else [])], [*heads, "best", "mean rank"])
+        for c in self.candidates:
+            cells = [number(c.params), number(c.pruning_rate, 3), number(c.tokens)]
+            cells += [number(c.loss.value), span(c.loss.interval)]
+            cells += [span(c.loss.range)] if open_ else []
+            cells.append("—" if c.best is None else f"{100 * c.best:.3g} %")
+            group = [", ".join(c.group.values())] if groups else []
+            made.add_row(c.name, *group, *cells, number(c.rank, 3))
+        return with_notes(facts(head), made, notes=self.notes)
+
+
+def plan_choose(
+    fits: Fit | Sequence[Fit],
+    candidates: Source,
+    deploy_params: float,
+    *,
+    flops: float | None = None,
+    tokens: float | None = None,
+) -> Choice:
+    """Which base model, pruned to a size and trained with a budget, has the lowest loss.
+
+    Each candidate is predicted by every fit whose group it agrees with in the columns that it has:
+    with fits of several methods and no column ``method``, it is tried with each method.
+
+    Args:
+        fits: fits of a law of post-training after pruning, one per group.
+        candidates: base models with ``params`` and ``base_loss``, all on one evaluation set, and
+            perhaps ``name``, ``family`` and ``method``: a CSV file or a table.
+        deploy_params: parameters that are left.
+        flops: budget of compute, 6 FLOPs per token and parameter kept (all of them for N:M).
+        tokens: or budget of tokens.
+
+    Raises:
+        CurvesError: faults in the file.
+        FitError: what is wrong with the request.
+    """
+    every = [fits] if isinstance(fits, Fit) else list(fits)
+    for fit in every:
+        unknown = tuple(x for x in fit.law.inputs if x not in _INPUTS)
+        if "pruning_rate" not in fit.law.inputs or "params" not in fit.law.inputs or unknown:
+            raise FitError(
+                f"{fit.law.name} does not predict pruned models by params and pruning_rate"
+                + (f" alone: it reads {join(unknown)}" if unknown else "")
+            )
+    if (flops is None) == (tokens is None):
+        raise FitError("give the budget as FLOPs or as tokens")
+    if not all(0 < v < math.inf for v in (deploy_params, flops or 1.0, tokens or 1.0)):
+        raise FitError("the deployed size and the budget are above 0")
+    given = [x for x in ("params", "base_loss") if any(x in f.law.inputs for f in every)]
+    frame = table(candidates, given)
+    rows = list(frame.iter_rows(named=True))
+    asked: list[tuple[str, Fit, dict[str, float]]] = []
+    small, strange = [], []
+    for i, row in enumerate(rows):
+        name = str(row.get("name") or row.get("run") or f"row {i + 1}")
+        if row["params"] < deploy_params:
+            small.append(name)
+            continue
+        rate = 1 - deploy_params / row["params"]
+        fitting = [f for f in every if all(str(row.get(k, v)) == v for k, v in f.group.items())]
+        strange += [] if fitting else [name]
+        for fit in fitting:
+            kept = row["params"] * (1 - compute_saved(fit.group) * rate)
+            bought = tokens if flops is None else flops / (6 * kept)
+            at = {x: float(row[x]) for x in given} | {"pruning_rate": rate, "tokens": bought}
+            asked.append((name, fit, {x: float(at[x] or 0.0) for x in sorted(_INPUTS & set(at))}))
+    if not asked:
+        raise FitError(
+            f"no candidate has at least {deploy_params:.4g} parameters and a group that was fitted"
+        )
+    found = [_spread(fit, at) for _, fit, at in asked]
+    for (name, _, at), s in zip(asked, found):
+        if not np.isfinite(s.value):
+            raise FitError(
+                f"{name}: the law has no finite loss at a rate of {at['pruning_rate']:g}"
+            )
+    best, ranks = _compared([fit for _, fit, _ in asked], found)
+    made = [
+        Candidate(
+            name=name,
+            group=fit.group,
+            params=at["params"],
+            pruning_rate=at["pruning_rate"],
+            tokens=at["tokens"],
+            loss=s.quantity(),
+            best=None if best is None else float(best[i]),
+            rank=None if ranks is None else float(ranks[i]),
+            outside={
+                x: float(v) for x, v in outside(fit, {x: at[x] for x in fit.law.inputs}).items()
+            },
+        )
+        for i, ((name, fit, at), s) in enumerate(zip(asked, found))
+    ]
+    made.sort(key=lambda c: c.loss.value)
+    return Choice(deploy_params, flops, tuple(made), tuple(_notes(made, small, strange, every)))
+
+
+def _spread(fit: Fit, at: Mapping[str, float]) -> Spread:
+    def loss(parameters: Parameters) -> Array:
+        return fit.law.predict(parameters, {x: np.float64(at[x]) for x in fit.law.inputs})
+
+    return spread(fit, loss)
+
+
+def _compared(
+    fits: Sequence[Fit], found: Sequence[Spread]
+) -> tuple[Array, Array] | tuple[None, None]:
+    """Share of the draws in which each is best, and mean ranks.
+
+    Draws of one fit go together; those of different fits are independent, so they are paired at
+    random.
+    """
+    if any(s.draws is None for s in found):
+        return None, None
+    size = min(len(s.draws) for s in found if s.draws is not None)
+    order: dict[int, Any] = {}
+    columns = []
+    for fit, s in zip(fits, found):
+        assert s.draws is not None
+        rng = np.random.default_rng(len(order))
+        own = order.setdefault(id(fit), rng.permutation(len(s.draws))[:size])
+        columns.append(np.nan_to_num(s.draws[own], nan=math.inf))
+    losses = np.stack(columns, axis=1)
+    ranks = (losses[:, :, None] > losses[:, None, :]).sum(axis=2) + 1
+    first = ranks == 1
+    best: Array = (first / first.sum(axis=1, keepdims=True)).mean(axis=0)
+    return best, np.asarray(ranks.mean(axis=0))
+
+
+def _notes(
+    made: Sequence[Candidate], small: Sequence[str], strange: Sequence[str], fits: Sequence[Fit]
+) -> list[str]:
+    notes = []
+    if small:
+        notes.append(f"smaller than what is deployed, left out: {join(tuple(small))}")
+    if strange:
+        notes.append(f"of a group that was not fitted, left out: {join(tuple(strange))}")
+    inputs = dict.fromkeys(x for c in made for x in c.outside)
+    far = {x: np.array([c.outside.get(x, 0.0) for c in made]) for x in inputs}
+    notes += beyond(far)
+    if any(c.best is None for c in made):
+        notes.append("no probabilities: a fit has no intervals, for too few independent runs")
+    for fit in fits:
+        if fit.identification["undetermined"]:
+            names = "; ".join(
+                ", ".join(u["parameters"]) for u in fit.identification["undetermined"]
+            )
+            notes.append(
+                f"the data leave {names} open: read the range of what fits equally well; the "
+                "shares of the draws do not know of it"
+            )
+    return notes
