@@ -303,8 +303,10 @@ def load(path: str | Path) -> Fit | list[Fit]:
     """
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise FitError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    except OSError as error:
+        raise FitError(f"{path}: {error.strerror or error}") from None
+    except (UnicodeDecodeError, json.JSONDecodeError):
+        raise FitError(f"{path}: not a fit saved by p2fit (p2fit fit -o fit.json)") from None
     try:
         if isinstance(document, list):
             return [Fit.from_dict(d) for d in document]
@@ -529,7 +531,7 @@ def _levels(column: Array) -> Index | None:
 def _account(problem: Problem, draws: Draws) -> dict[str, Any]:
     at = {n: int(c) for n, c in zip(problem.names, draws.at_bound.sum(axis=0)) if c}
     return {
-        "draws": {n: np.asarray(v) for n, v in draws.natural.items()},
+        "draws": {n: np.asarray(draws.natural[n]) for n in problem.names},
         "count": len(draws.z),
         "resample": draws.resample,
         "few": draws.few,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -133,3 +134,14 @@ def test_intervals_of_both_kinds_agree_where_the_law_is_well_determined() -> Non
         widths.append(found[1] - found[0])
     ratio = np.median(widths[0] / widths[1])
     assert 0.6 < ratio < 1.7
+
+
+def test_a_bootstrap_with_fixed_and_tied_parameters_is_saved(tmp_path: Path) -> None:
+    fit = p2fit.fit(simulate.p2(seed=0), fix={"gamma": -1.3}, tie={"beta": "alpha"}, bootstrap=40)
+    fit.save(tmp_path / "fit.json")
+    again = p2fit.load(tmp_path / "fit.json")
+    assert isinstance(again, p2fit.Fit)
+    drawn = again.draws()
+    assert drawn is not None
+    assert set(drawn["gamma"]) == {-1.3}
+    assert np.array_equal(drawn["beta"], drawn["alpha"])

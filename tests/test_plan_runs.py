@@ -201,9 +201,17 @@ def test_posterior_or_bootstrap_or_covariance(chinchilla: pl.DataFrame) -> None:
     assert errors[0] == pytest.approx(errors[1], rel=0.3)
 
 
-def test_bad_plans(pruned: p2fit.Fit, pruned_llama3: pl.DataFrame) -> None:
-    with pytest.raises(p2fit.FitError, match="p2fit identify names the run"):
-        p2fit.plan_next(p2fit.fit(pruned_llama3), DESIGN)
+def test_what_is_open_is_settled_first(pruned_llama3: pl.DataFrame) -> None:
+    fit = p2fit.fit(pruned_llama3)  # one token count
+    rest = {"params": 3.2127e9, "base_loss": 2.2, "pruning_rate": 0.3}
+    runs = {**rest, "tokens": [81.92e6, 819.2e6], "flops": 1.0}
+    found = p2fit.plan_next(fit, runs, at={**rest, "tokens": 819.2e6})
+    assert [r.run for r in found.runs] == ["row 2"]
+    assert found.runs[0].gain > 0.5
+    assert "counts as spread" in str(found).replace("\n", " ")
+
+
+def test_bad_plans(pruned: p2fit.Fit) -> None:
     few = p2fit.fit(simulate.p2(seed=0, sizes=(1e9,), rates=(0.2, 0.3)), "p2")
     with pytest.raises(p2fit.FitError, match="no intervals to narrow"):
         p2fit.plan_next(few, DESIGN)

@@ -14,6 +14,7 @@ from p2fit.cli.shared import (
     json_option,
     print_all,
     saved_fit,
+    working,
 )
 
 if TYPE_CHECKING:
@@ -280,7 +281,8 @@ def next(fits: list[Fit], candidates: str, as_json: bool, **options: Any) -> Non
     """
     from p2fit.plan.runs import plan_next
 
-    found = [plan_next(f, candidates, **options) for f in fits]
+    with working(f"choosing runs from {candidates}"):
+        found = [plan_next(f, candidates, **options) for f in fits]
     print_all(found, as_json)
 
 

@@ -30,6 +30,7 @@ from p2fit.prediction import beyond
 from p2fit.rows import FitError, Source
 
 _TAILS = 0.005  # of the draws on either side are moved to where the others end
+_CELLS = 1 << 24  # draws times points looked at: bounds the memory
 _FLAT = 1e-5  # directions of the cloud below this share of its longest are rounding
 
 
@@ -134,19 +135,12 @@ def plan_next(
         correlation: of the noise of neighbouring rows of a run, in [0, 1).
 
     Raises:
-        CurvesError, FitError: what is wrong with the request, or the fit has no intervals or
-            leaves parameters open.
+        CurvesError, FitError: what is wrong with the request, or the fit has no intervals.
     """
     law = fit.law
     draws = fit.draws()
     if draws is None:
         raise FitError("the fit has no intervals to narrow: too few independent runs")
-    if fit.identification["undetermined"] and fit.backend == "least-squares":
-        names = "; ".join(", ".join(u["parameters"]) for u in fit.identification["undetermined"])
-        raise FitError(
-            f"the data leave {names} open, by how much nobody knows: p2fit identify names the run "
-            "that determines them"
-        )
     if count < 1 or not 0 <= correlation < 1 or not (flops is None or 0 < flops < math.inf):
         raise FitError("count is from 1 up, flops above 0, correlation in [0, 1)")
     frame = table(candidates, law.inputs)
@@ -167,6 +161,12 @@ def plan_next(
     notes = list(beyond(far))
     if not chosen:
         notes.append(f"no candidate costs as little as {flops:.4g} FLOPs")
+    if fit.identification["undetermined"]:
+        names = "; ".join(", ".join(u["parameters"]) for u in fit.identification["undetermined"])
+        notes.append(
+            f"the data leave {names} open: the range of what fits equally well counts as spread; "
+            "p2fit identify names runs that determine them"
+        )
     if any(o.flops is None for o in options):
         notes.append("costs are not known: every run counts the same")
     return NextRuns(
@@ -191,18 +191,28 @@ class _Option(NamedTuple):
 def _cloud(fit: Fit, draws: Mapping[str, Array], frame: pl.DataFrame) -> Array:
     """W (n, r) such that W W' is the covariance of the log losses of n points over the draws."""
     columns = {x: frame[x].to_numpy() for x in fit.law.inputs}
+    size = max(_CELLS // frame.height, 100)
     with np.errstate(all="ignore"):
-        logs = np.log(fit.law.predict({n: v[:, None] for n, v in draws.items()}, columns))
+        logs = np.log(fit.law.predict({n: v[:size, None] for n, v in draws.items()}, columns))
     logs = logs[np.all(np.isfinite(logs), axis=1)]
     if len(logs) < 2:
         raise FitError("the law has no finite loss above 0 at these candidates or points")
     logs = np.clip(logs, *np.quantile(logs, [_TAILS, 1 - _TAILS], axis=0))
     few = fit.bootstrap["few"] if fit.bootstrap is not None else 1.0
     spread = (logs - logs.mean(axis=0)) * few / math.sqrt(len(logs) - 1)
-    _, lengths, axes = np.linalg.svd(spread, full_matrices=False)
-    kept = lengths > _FLAT * lengths[0]
-    found: Array = axes[kept].T * lengths[kept]
-    return found
+    members = [m for m in fit.equally_good if None not in m.values()]
+    if members:  # what fits equally well is as possible: its extremes are part of the cloud
+        each = {n: np.array([[float(m[n] or 0.0)] for m in members]) for n in draws}
+        apart = np.log(fit.law.predict(each, columns) / fit.predict(columns))
+        apart = apart[np.all(np.isfinite(apart), axis=1)]
+        spread = np.concatenate([spread, apart / math.sqrt(max(len(apart), 1))])
+    if spread.shape[1] <= len(spread):
+        squares, axes = np.linalg.eigh(spread.T @ spread)
+        found: Array = axes * np.sqrt(np.maximum(squares, 0.0))
+    else:
+        squares, axes = np.linalg.eigh(spread @ spread.T)
+        found = spread.T @ axes
+    return found[:, squares > _FLAT**2 * squares[-1]]
 
 
 def _options(frame: pl.DataFrame, fit: Fit, cloud: Array, correlation: float) -> list[_Option]:
