@@ -20,7 +20,7 @@ def table(source: Source, inputs: Collection[str]) -> pl.DataFrame:
     """Points as a checked table: inputs as numbers, other columns as they are.
 
     Args:
-        source: a CSV file (``-`` for standard input), a table, or values by name: scalars, or
+        source: a CSV file, a table, or values by name: scalars, or
             arrays of one shape.
         inputs: columns that must be there.
 

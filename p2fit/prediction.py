@@ -22,7 +22,7 @@ import polars as pl
 from p2fit.fit import Fit
 from p2fit.laws import Array, Law
 from p2fit.points import outside, table
-from p2fit.quantities import finite
+from p2fit.quantities import finite, open_parameters
 from p2fit.rows import FitError, Source
 
 #: A prediction leans on what the data leave open where parameters that fit equally well differ
@@ -185,7 +185,7 @@ def _notes(
     if leans.any():
         count = f"{leans.sum()} of {len(loss)} predictions lean"
         count = "this prediction leans" if len(loss) == 1 else count
-        names = "; ".join(", ".join(u["parameters"]) for u in fit.identification["undetermined"])
+        names = open_parameters(fit)
         yield (
             f"{count} on what the data leave open ({names}): read the range of what fits equally "
             "well, not the number"

@@ -118,6 +118,11 @@ def spread(fit: Fit, function: Callable[[Parameters], Array]) -> Spread:
     )
 
 
+def open_parameters(fit: Fit) -> str:
+    """The parameters that the data leave open, in groups that cannot be told apart."""
+    return "; ".join(", ".join(u["parameters"]) for u in fit.identification["undetermined"])
+
+
 def finite(value: float) -> float | None:
     """The number, or None where it is none."""
     return float(value) if math.isfinite(value) else None

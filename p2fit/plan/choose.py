@@ -18,7 +18,7 @@ from p2fit.laws import Array
 from p2fit.plan.tokens import compute_saved
 from p2fit.points import outside, table
 from p2fit.prediction import beyond
-from p2fit.quantities import Parameters, Quantity, Spread, finite, spread
+from p2fit.quantities import Parameters, Quantity, Spread, finite, open_parameters, spread
 from p2fit.rows import FitError, Source
 
 _INPUTS = {"params", "tokens", "pruning_rate", "base_loss"}
@@ -231,9 +231,7 @@ def _notes(
         notes.append("no probabilities: a fit has no intervals, for too few independent runs")
     for fit in fits:
         if fit.identification["undetermined"]:
-            names = "; ".join(
-                ", ".join(u["parameters"]) for u in fit.identification["undetermined"]
-            )
+            names = open_parameters(fit)
             notes.append(
                 f"the data leave {names} open: read the range of what fits equally well; the "
                 "shares of the draws do not know of it"

@@ -27,7 +27,7 @@ from p2fit.laws import Array, Law
 from p2fit.plan.separate import Parts, separate
 from p2fit.points import outside, table
 from p2fit.prediction import beyond
-from p2fit.quantities import Parameters, Quantity, finite, spread
+from p2fit.quantities import Parameters, Quantity, finite, open_parameters, spread
 from p2fit.rows import FitError
 from p2fit.schedules import Schedule
 
@@ -273,7 +273,7 @@ def _notes(fit: Fit, rows: Sequence[Budget], size: str) -> list[str]:
     if rows[0].size.interval is None:
         notes.append("the fit has no intervals: too few independent runs")
     if fit.identification["undetermined"]:
-        names = "; ".join(", ".join(u["parameters"]) for u in fit.identification["undetermined"])
+        names = open_parameters(fit)
         ends = rows[0].size.range
         words = (
             f": {size} from {ends[0]:.3g} to {ends[1]:.3g} at {rows[0].flops:.3g} FLOPs"

@@ -27,6 +27,7 @@ from p2fit.laws import Array
 from p2fit.plan.tokens import compute_saved
 from p2fit.points import outside, table
 from p2fit.prediction import beyond
+from p2fit.quantities import open_parameters
 from p2fit.rows import FitError, Source
 
 _TAILS = 0.005  # of the draws on either side are moved to where the others end
@@ -94,19 +95,16 @@ class NextRuns:
         head = head if self.group else []
         count = f"{self.candidates} candidate run{'s' * (self.candidates != 1)}"
         head.append(("to narrow", f"{self.wanted}, by {count}"))
-        means = {
-            "predictions": ("standard error", "of the log of the wanted losses"),
-            "parameters": ("standard errors", "of the parameters, on average"),
-        }[self.wanted]
-        now = (
-            "as they are" if self.wanted == "parameters" else f"{number(self.stderr, 3)} {means[1]}"
-        )
-        head.append(("now", now))
+        precise = self.wanted == "predictions"
+        if precise:
+            words = f"{number(self.stderr, 3)} of the log of the wanted losses"
+            head.append(("standard error", words))
         names = list(self.runs[0].inputs) if self.runs else []
-        made = grid(["run"], [*names, "rows", "FLOPs", "gain", f"{means[0]} after"])
+        last = "standard error after" if precise else "standard errors after"
+        made = grid(["run"], [*names, "rows", "FLOPs", "gain", last])
         for r in self.runs:
-            gain = f"{100 * r.gain:.3g} %" if self.wanted == "predictions" else f"{r.gain:.3g} nats"
-            after = number(r.stderr, 3) if self.wanted == "predictions" else f"× {r.stderr:.3g}"
+            gain = f"{100 * r.gain:.3g} %" if precise else f"{r.gain:.3g} nats"
+            after = number(r.stderr, 3) if precise else f"× {r.stderr:.3g}"
             cells = [number(r.inputs[x]) for x in names]
             made.add_row(r.run, *cells, str(r.rows), number(r.flops, 3), gain, after)
         return with_notes(facts(head), made, notes=self.notes)
@@ -147,13 +145,8 @@ def plan_next(
     if "run" not in frame.columns:
         frame = frame.with_columns(run=pl.Series([f"row {i + 1}" for i in range(frame.height)]))
     wanted = None if at is None else table(at, law.inputs)
-    cloud = _cloud(
-        fit,
-        draws,
-        frame
-        if wanted is None
-        else pl.concat([frame.select(law.inputs), wanted.select(law.inputs)]),
-    )
+    points = [f.select(law.inputs) for f in (frame, wanted) if f is not None]
+    cloud = _cloud(fit, draws, pl.concat(points))
     goal = None if wanted is None else cloud[frame.height :]
     options = _options(frame, fit, cloud, correlation)
     chosen, start = _chosen(options, goal, np.eye(cloud.shape[1]), count, flops, len(law.free))
@@ -162,7 +155,7 @@ def plan_next(
     if not chosen:
         notes.append(f"no candidate costs as little as {flops:.4g} FLOPs")
     if fit.identification["undetermined"]:
-        names = "; ".join(", ".join(u["parameters"]) for u in fit.identification["undetermined"])
+        names = open_parameters(fit)
         notes.append(
             f"the data leave {names} open: the range of what fits equally well counts as spread; "
             "p2fit identify names runs that determine them"

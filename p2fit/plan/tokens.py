@@ -25,7 +25,7 @@ from p2fit.laws import Array, Law
 from p2fit.plan.separate import separate
 from p2fit.points import outside, table
 from p2fit.prediction import beyond
-from p2fit.quantities import Parameters, Quantity, finite, spread
+from p2fit.quantities import Parameters, Quantity, finite, open_parameters, spread
 from p2fit.rows import FitError, Source, read
 
 #: Tokens among which a law without a closed form is searched; beyond them is never.
@@ -378,7 +378,7 @@ def _notes(fit: Fit, point: Mapping[str, float], goals: Sequence[Goal]) -> list[
         notes.append("the fit has no intervals: too few independent runs")
     open_ = [g for g in goals if g.tokens.range and not _close(*g.tokens.range)]
     if open_:
-        names = "; ".join(", ".join(u["parameters"]) for u in fit.identification["undetermined"])
+        names = open_parameters(fit)
         notes.append(
             f"the data leave {names} open: read the range of what fits equally well, not the number"
         )
