@@ -277,6 +277,25 @@ def test_intervals_of_the_bootstrap_and_the_jackknife_agree(chinchilla: pl.DataF
     assert ends[0] == pytest.approx(ends[1], abs=0.3 * float(np.ptp(ends[0])))
 
 
+def test_intervals_cover_the_truth() -> None:
+    p = simulate.CHINCHILLA
+    alpha, beta = p["alpha"], p["beta"]
+    g = (alpha * p["A"] / (beta * p["B"])) ** (1 / (alpha + beta))
+    size = g * (1e22 / 6) ** (beta / (alpha + beta))
+    saturated = (p["B"] * (1 - 2**-beta) / 0.01) ** (1 / beta)
+    hits = np.zeros(2)
+    for seed in range(30):
+        fit = p2fit.fit(simulate.chinchilla(60, seed=seed))
+        found = (
+            p2fit.plan_compute(fit, [1e22]).budgets[0].size,
+            p2fit.plan_tokens(fit, {"params": 8e9}, gain=[0.01]).goals[0].tokens,
+        )
+        for i, (quantity, truth) in enumerate(zip(found, (size, saturated))):
+            assert quantity.interval is not None
+            hits[i] += quantity.interval[0] <= truth <= quantity.interval[1]
+    assert np.all(hits >= 26)
+
+
 def test_sparse_runs_reach_their_average() -> None:
     plan = p2fit.plan_compute(exact("average-params", **BESIROGLU), [1e22], sparsity=0.8)
     (one,) = plan.budgets
