@@ -2,13 +2,22 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: fit test lint package docs bench clean
+.PHONY: fit test test-adapters post-train lint package docs bench clean
 
 fit: $(VENV)/.base
 	$(BIN)/p2fit fit examples/chinchilla/chinchilla.csv --where "kept == 1"
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n auto
+
+# The adapters have torch, and so an environment of their own.
+ADAPTERS = .venv-adapters
+test-adapters: $(ADAPTERS)/.test
+	cd adapters && ../$(ADAPTERS)/bin/python -m pytest -n 2
+
+# Curves from a tiny model, and the law fitted to them; about a minute on one thread.
+post-train: $(ADAPTERS)/.test
+	PATH="$(abspath $(ADAPTERS))/bin:$$PATH" adapters/examples/tiny/run.sh
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -42,6 +51,11 @@ $(VENV)/.test: $(VENV)/.base
 
 $(VENV)/.dev: $(VENV)/.test
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+$(ADAPTERS)/.test: pyproject.toml adapters/pyproject.toml
+	$(PYTHON) -m venv $(ADAPTERS)
+	$(ADAPTERS)/bin/pip install --quiet --disable-pip-version-check $(TORCH) --editable . --editable './adapters[test]'
 	touch $@
 
 clean:

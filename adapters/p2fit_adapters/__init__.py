@@ -1,0 +1,58 @@
+"""p2fit-adapters: make loss curves from real runs, for p2fit to fit.
+
+>>> from p2fit_adapters import Pruning
+>>> Pruning("2:4").chosen_criterion
+'sparsegpt'
+"""
+
+__version__ = "0.1.0"
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from p2fit_adapters.errors import RunError
+    from p2fit_adapters.models import Counts, count, load_model
+    from p2fit_adapters.post_training import PostTraining, Result, post_train, post_train_each
+    from p2fit_adapters.pruning import Pruned, Pruning, combinations, counts_after, prune
+    from p2fit_adapters.text import Text, TextSource, prepare
+    from p2fit_adapters.training import Trainer, Training, evaluate
+
+# torch is imported when something is asked for, so that the command's help does not wait for it.
+_MODULES = {
+    "errors": ("RunError",),
+    "models": ("Counts", "count", "load_model"),
+    "post_training": ("PostTraining", "Result", "post_train", "post_train_each"),
+    "pruning": ("Pruned", "Pruning", "combinations", "counts_after", "prune"),
+    "text": ("Text", "TextSource", "prepare"),
+    "training": ("Trainer", "Training", "evaluate"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "Counts",
+    "PostTraining",
+    "Pruned",
+    "Pruning",
+    "Result",
+    "RunError",
+    "Text",
+    "TextSource",
+    "Trainer",
+    "Training",
+    "combinations",
+    "count",
+    "counts_after",
+    "evaluate",
+    "load_model",
+    "post_train",
+    "post_train_each",
+    "prepare",
+    "prune",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'p2fit_adapters' has no attribute {name!r}")
+    return getattr(import_module(f"p2fit_adapters.{_MODULE_OF[name]}"), name)

@@ -1,0 +1,104 @@
+"""Hugging Face causal language models: load them, look into them, count their parameters."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from p2fit_adapters.errors import RunError
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Parameter counts; a tensor that is tied to another counts once."""
+
+    total: int
+    non_embedding: int
+    """Without the input embedding and the output layer (LM head)."""
+
+    def rate(self, after: Counts) -> float:
+        """ρ: the share of all parameters that is gone."""
+        return (self.total - after.total) / self.total
+
+    def non_embedding_rate(self, after: Counts) -> float:
+        """The share of the parameters outside the embeddings that is gone."""
+        return (self.non_embedding - after.non_embedding) / self.non_embedding
+
+
+def load_model(model: str, revision: str | None = None) -> Any:
+    """A causal language model of a folder or hub id, its weights in fp32.
+
+    Raises:
+        RunError: it cannot be loaded.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(model, revision=revision, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{model}: cannot be loaded: {str(error).splitlines()[0]}") from None
+    return prepared(loaded)
+
+
+def from_config(config: Any) -> Any:
+    """A model of a configuration, in fp32; its weights are random."""
+    from transformers import AutoModelForCausalLM
+
+    return prepared(AutoModelForCausalLM.from_config(config, dtype=torch.float32))
+
+
+def on_meta(config: Any) -> Any:
+    """The same without memory for the weights, to look at shapes."""
+    with torch.device("meta"):
+        return from_config(config)
+
+
+def prepared(model: Any) -> Any:
+    model.config.use_cache = False
+    return model
+
+
+def count(model: nn.Module, masks: Mapping[str, torch.Tensor] | None = None) -> Counts:
+    """Parameters of a model, without those that ``masks`` (name → kept) hold at zero."""
+    sizes = {}
+    for name, parameter in model.named_parameters():  # tied tensors come once
+        gone = int((~masks[name]).sum()) if masks and name in masks else 0
+        sizes[id(parameter)] = parameter.numel() - gone
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    embedding = {id(end.weight) for end in ends if end is not None}
+    total = sum(sizes.values())
+    return Counts(total, total - sum(sizes[key] for key in embedding))
+
+
+def layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """The decoder layers and the name of the list that holds them.
+
+    Raises:
+        RunError: the model has no such list.
+    """
+    wanted = model.config.num_hidden_layers
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == wanted:
+            return name, module
+    raise RunError(f"{model.config.model_type}: no list of {wanted} decoder layers found")
+
+
+def rebuilt(model: Any, config: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    """A model of another configuration with these tensors, which are not copied.
+
+    Buffers that are not saved (rotary frequencies) come from ``model``.
+    """
+    new = on_meta(config)
+    new.load_state_dict(dict(tensors), assign=True)
+    new.tie_weights()
+    for name, buffer in list(new.named_buffers()):
+        if buffer.is_meta:
+            owner, _, last = name.rpartition(".")
+            new.get_submodule(owner)._buffers[last] = model.get_buffer(name).clone()
+    new.generation_config = copy.deepcopy(model.generation_config)
+    return new.train(model.training)

@@ -1,0 +1,259 @@
+"""The loop: AdamW on packed windows, with masks that hold and a state that can be kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+from p2fit_adapters.errors import RunError
+from p2fit_adapters.models import from_config
+from p2fit_adapters.pruning.masks import Masks
+from p2fit_adapters.text import Text
+
+SMALLEST_TOKENS = 1000  # the data format takes counts between 0 and this for a slip of the unit
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained and when it is evaluated.
+
+    Raises:
+        RunError: a value out of its range.
+    """
+
+    tokens: int = 100_000_000
+    """Training tokens of the run, rounded to whole steps."""
+    evals: int = 20
+    """Evaluations after the one at 0 tokens; fewer where two fall on one step."""
+    spacing: Literal["log", "linear"] = "log"
+    """Of the token counts of the evaluations; ``log`` starts at 1 % of the run."""
+    batch_tokens: int = 65_536
+    """Tokens of an optimizer step, rounded to whole windows."""
+    batch_size: int = 8
+    """Windows in one forward pass, of training and evaluation: only speed and memory."""
+    lr: float = 1e-4
+    """Learning rate after the warm-up."""
+    warmup: float = 0.01
+    """Share of the steps over which it rises from 0."""
+    decay: float = 0.0
+    """Share of the steps, at the end, over which it falls to 0. Points before the end of a run
+    that decays are not comparable with its end, so curves along one run want 0."""
+    weight_decay: float = 0.1
+    """Of AdamW, on matrices only."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    seed: int = 0
+    """Of the order of the training windows and of the calibration."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto`` takes a GPU where there is one."""
+    dtype: Literal["auto", "bf16", "fp32"] = "auto"
+    """Of matrix products; ``auto`` is bf16 on a GPU. Weights and optimizer are always fp32."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice, to save their memory."""
+    checkpoint_minutes: float = 10.0
+    """Time between checkpoints; it changes nothing in the curves."""
+    track: str | None = None
+    """A tracker of Accelerate, e.g. ``tensorboard`` or ``wandb``."""
+
+    def __post_init__(self) -> None:
+        for name, good, what in (
+            ("tokens", self.tokens >= SMALLEST_TOKENS, f"at least {SMALLEST_TOKENS}"),
+            ("evals", self.evals >= 1, "at least 1"),
+            ("spacing", self.spacing in ("log", "linear"), "log or linear"),
+            ("batch_tokens", self.batch_tokens >= 1, "at least 1"),
+            ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("lr", 0 < self.lr < math.inf, "above 0"),
+            ("warmup", 0 <= self.warmup <= 1, "a share from 0 to 1"),
+            ("decay", 0 <= self.decay <= 1 - self.warmup, "a share that leaves the warm-up its"),
+            ("weight_decay", self.weight_decay >= 0, "at least 0"),
+            ("clip", self.clip > 0, "above 0"),
+            ("seed", self.seed >= 0, "at least 0"),
+            ("device", self.device in ("auto", "cpu", "cuda"), "auto, cpu or cuda"),
+            ("dtype", self.dtype in ("auto", "bf16", "fp32"), "auto, bf16 or fp32"),
+        ):
+            if not good:
+                raise RunError(f"{name} is {getattr(self, name)}: use {what}")
+
+    def windows_per_step(self, seq_len: int) -> int:
+        return max(1, round(self.batch_tokens / seq_len))
+
+    def steps(self, seq_len: int) -> int:
+        return max(1, round(self.tokens / (self.windows_per_step(seq_len) * seq_len)))
+
+    def evaluate_at(self, seq_len: int) -> list[int]:
+        """The steps after which the model is evaluated; the last is the end of the run."""
+        steps, per_step = self.steps(seq_len), self.windows_per_step(seq_len) * seq_len
+        if self.spacing == "log":
+            wanted = np.geomspace(max(1, steps / 100), steps, self.evals)
+        else:
+            wanted = np.linspace(steps / self.evals, steps, self.evals)
+        found = {max(1, round(step)) for step in wanted} | {steps}
+        return sorted(step for step in found if step * per_step >= SMALLEST_TOKENS)
+
+    def lr_at(self, step: int, steps: int) -> float:
+        """Learning rate of a step, from 0: up, constant, and down where a decay is asked for."""
+        up = (step + 1) / max(1, round(self.warmup * steps))
+        down = (steps - step) / max(1, round(self.decay * steps))
+        return self.lr * min(1.0, up, down)
+
+
+def accelerator(training: Training, folder: Path) -> Any:
+    """Device and number format of a run, and its tracker.
+
+    Raises:
+        RunError: there is no such device or tracker.
+    """
+    from accelerate import Accelerator
+    from accelerate.tracking import filter_trackers
+
+    gpu = torch.cuda.is_available() and training.device != "cpu"
+    if training.device == "cuda" and not gpu:
+        raise RunError("no GPU that torch can use: leave --device out, or use --device cpu")
+    bf16 = training.dtype == "bf16" or (training.dtype == "auto" and gpu)
+    try:
+        if training.track and not filter_trackers([training.track], folder):
+            raise RunError(f"tracker {training.track}: its package is not installed")
+    except ValueError as error:
+        raise RunError(str(error)) from None
+    return Accelerator(
+        cpu=training.device == "cpu",
+        mixed_precision="bf16" if bf16 else "no",
+        log_with=training.track,
+        project_dir=folder,
+    )
+
+
+class Trainer:
+    """A model in training, on its device; ``step`` counts the steps done."""
+
+    def __init__(
+        self, accelerator: Any, model: Any, masks: Masks, text: Text, training: Training
+    ) -> None:
+        self.accelerator, self.masks, self.text, self.training = accelerator, masks, text, training
+        self.seq_len = text.train.shape[1]
+        self.windows = training.windows_per_step(self.seq_len)
+        self.steps = training.steps(self.seq_len)
+        self.step = 0
+        if self.windows % accelerator.num_processes:
+            raise RunError(
+                f"a step of {self.windows} windows cannot be shared by "
+                f"{accelerator.num_processes} processes: change --batch-tokens"
+            )
+        if training.gradient_checkpointing:
+            model.gradient_checkpointing_enable()
+        matrices = [p for p in model.parameters() if p.ndim > 1]
+        others = [p for p in model.parameters() if p.ndim <= 1]
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": matrices, "weight_decay": training.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            lr=training.lr,
+            betas=(0.9, 0.95),
+        )
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        masks.hold(self.plain_model, self.optimizer)
+
+    @property
+    def plain_model(self) -> Any:
+        """The model without what Accelerate wraps around it."""
+        return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens seen so far."""
+        return self.step * self.windows * self.seq_len
+
+    def advance(self) -> float:
+        """One step of the optimizer; the mean loss of its windows before it."""
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.training.lr_at(self.step, self.steps)
+        batch = self.text.batch(self.step * self.windows, self.windows, self.training.seed)
+        mine = batch[self.accelerator.process_index :: self.accelerator.num_processes]
+        parts = mine.split(self.training.batch_size)
+        total = torch.zeros((), device=self.accelerator.device)
+        for i, part in enumerate(parts):
+            with self._synchronized(last=i == len(parts) - 1):
+                ids = part.to(self.accelerator.device)
+                loss = self.model(input_ids=ids, labels=ids).loss * (len(part) / len(mine))
+                self.accelerator.backward(loss)
+                total += loss.detach()
+        self.accelerator.clip_grad_norm_(self.model.parameters(), self.training.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        return float(self.accelerator.reduce(total, "mean"))
+
+    def _synchronized(self, last: bool) -> Any:
+        from contextlib import nullcontext
+
+        return nullcontext() if last else self.accelerator.no_sync(self.model)
+
+    def evaluate(self) -> float:
+        """Loss on the evaluation set, in nats per token."""
+        windows = self.text.evaluation
+        return evaluate(self.accelerator, self.model, windows, self.training.batch_size)
+
+    def save(self, folder: Path) -> None:
+        """Write all that a later process needs to go on from here."""
+        self.accelerator.save_state(str(folder), safe_serialization=False)
+        if self.accelerator.is_main_process:
+            self.plain_model.config.save_pretrained(folder)
+            self.masks.save(folder / "masks.safetensors")
+            (folder / "step").write_text(str(self.step))
+
+    @classmethod
+    def load(cls, accelerator: Any, folder: Path, text: Text, training: Training) -> Trainer:
+        """Go on from what :meth:`save` wrote."""
+        from transformers import AutoConfig
+
+        model = from_config(AutoConfig.from_pretrained(folder))
+        masks = Masks.load(folder / "masks.safetensors")
+        trainer = cls(accelerator, model, masks, text, training)
+        accelerator.load_state(str(folder))
+        trainer.step = int((folder / "step").read_text())
+        return trainer
+
+
+def _batches(windows: np.ndarray[Any, Any], size: int) -> Iterator[torch.Tensor]:
+    for i in range(0, len(windows), size):
+        yield torch.from_numpy(windows[i : i + size].astype(np.int64))
+
+
+@torch.no_grad()
+def window_losses(
+    accelerator: Any, model: Any, windows: np.ndarray[Any, Any], batch_size: int
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Mean loss of each window, in nats per token: eval mode, fp32 logits, float64 mean."""
+    was_training = model.training
+    model.eval()
+    mine = range(accelerator.process_index, len(windows), accelerator.num_processes)
+    found = torch.zeros(len(windows), dtype=torch.float64)
+    done = 0
+    for batch in _batches(
+        windows[accelerator.process_index :: accelerator.num_processes], batch_size
+    ):
+        ids = batch.to(accelerator.device)
+        with accelerator.autocast():
+            logits = model(input_ids=ids).logits.float()
+        losses = cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
+        at = list(mine[done : done + len(ids)])
+        found[at] = losses.cpu().double().mean(1)
+        done += len(ids)
+    model.train(was_training)
+    reduced = accelerator.reduce(found.to(accelerator.device), "sum")
+    values: np.ndarray[Any, np.dtype[np.float64]] = reduced.cpu().numpy()
+    return values
+
+
+def evaluate(accelerator: Any, model: Any, windows: np.ndarray[Any, Any], batch_size: int) -> float:
+    """Loss on windows, in nats per token."""
+    return float(window_losses(accelerator, model, windows, batch_size).mean())
