@@ -16,21 +16,22 @@ _CHUNK = 1 << 20
 
 def save(folder: Path, step: int, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a folder, and give it its name when everything is in it."""
-    partial = folder / ".partial"
+    partial, whole = folder / ".partial", folder / f"step-{step:010}"
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
         write(partial)
         sums = {str(p.relative_to(partial)): _checksum(p) for p in _files(partial)}
         (partial / _MANIFEST).write_text(json.dumps(sums))
-        whole = folder / f"step-{step:010}"
         shutil.rmtree(whole, ignore_errors=True)  # one that could not be read
         os.rename(partial, whole)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    for old in _found(folder)[KEPT:]:
-        shutil.rmtree(old)
+    found = _found(folder)
+    unreadable = found[: found.index(whole)]  # later ones, that the run was not taken up from
+    for other in [*unreadable, *found[len(unreadable) + KEPT :]]:
+        shutil.rmtree(other)
 
 
 def newest(folder: Path, say: Callable[[str], None]) -> Path | None:

@@ -237,8 +237,8 @@ class _Run:
             and not any(below in warning for warning in meta["warnings"])
         ):
             self._warn(
-                f"{row['run']}: after {trainer.tokens} tokens the loss is {loss:.4g}, {below}: that "
-                "was not trained enough on such text, and the P² law does not hold here",
+                f"{row['run']}: after {trainer.tokens} tokens the loss is {loss:.4g}, {below}: "
+                "that was not trained enough on such text, and the P² law does not hold here",
                 meta,
             )
         if self.accelerator.is_main_process:
@@ -387,8 +387,7 @@ def _plain_errors(settings: PostTraining) -> Any:
             "on from its last checkpoint)"
         ) from None
     except (OSError, RuntimeError) as error:
-        full = isinstance(error, OSError) or "file write" in str(error).lower()
-        if not full:
+        if not isinstance(error, OSError) and "PytorchStreamWriter" not in str(error):
             raise
         why = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise RunError(

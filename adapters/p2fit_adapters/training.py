@@ -29,7 +29,7 @@ class Training:
     """
 
     tokens: int = 100_000_000
-    """Training tokens of the run, rounded to whole steps."""
+    """Training tokens of the run, rounded up to whole steps."""
     evals: int = 20
     """Evaluations after the one at 0 tokens; fewer where two fall on one step."""
     spacing: Literal["log", "linear"] = "log"
@@ -85,17 +85,17 @@ class Training:
         return max(1, round(self.batch_tokens / seq_len))
 
     def steps(self, seq_len: int) -> int:
-        return max(1, round(self.tokens / (self.windows_per_step(seq_len) * seq_len)))
+        return math.ceil(self.tokens / (self.windows_per_step(seq_len) * seq_len))
 
     def evaluate_at(self, seq_len: int) -> list[int]:
         """The steps after which the model is evaluated; the last is the end of the run."""
         steps, per_step = self.steps(seq_len), self.windows_per_step(seq_len) * seq_len
+        first = math.ceil(SMALLEST_TOKENS / per_step)
         if self.spacing == "log":
-            wanted = np.geomspace(max(1, steps / 100), steps, self.evals)
+            wanted = np.geomspace(max(first, steps / 100), steps, self.evals)
         else:
             wanted = np.linspace(steps / self.evals, steps, self.evals)
-        found = {max(1, round(step)) for step in wanted} | {steps}
-        return sorted(step for step in found if step * per_step >= SMALLEST_TOKENS)
+        return sorted({max(first, round(step)) for step in wanted} | {steps})
 
     def lr_at(self, step: int, steps: int) -> float:
         """Learning rate of a step, from 0: up, constant, and down where a decay is asked for."""
