@@ -202,14 +202,10 @@ def post_train(
       p2fit run post-train --model my-model --text corpus --method 2:4 --criterion wanda
       p2fit fit runs/curves.csv
     """
-    from transformers.utils import logging
-
     from p2fit_adapters.post_training import post_train_each
     from p2fit_adapters.progress import Bar, Lines
     from p2fit_adapters.pruning import combinations
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
     prunings = combinations(
         methods,
         rates,

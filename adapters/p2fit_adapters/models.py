@@ -30,6 +30,17 @@ class Counts:
         return (self.non_embedding - after.non_embedding) / self.non_embedding
 
 
+def load_config(model: str, revision: str | None = None) -> Any:
+    """The configuration of a folder or hub id.
+
+    Raises:
+        RunError: it cannot be loaded.
+    """
+    from transformers import AutoConfig
+
+    return _loaded(AutoConfig, model, revision=revision)
+
+
 def load_model(model: str, revision: str | None = None) -> Any:
     """A causal language model of a folder or hub id, its weights in fp32.
 
@@ -38,18 +49,21 @@ def load_model(model: str, revision: str | None = None) -> Any:
     """
     from transformers import AutoModelForCausalLM
 
+    return _prepared(_loaded(AutoModelForCausalLM, model, revision=revision, dtype=torch.float32))
+
+
+def _loaded(kind: Any, model: str, **options: Any) -> Any:
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(model, revision=revision, dtype=torch.float32)
+        return kind.from_pretrained(model, **options)
     except (OSError, ValueError) as error:
         raise RunError(f"{model}: cannot be loaded: {str(error).splitlines()[0]}") from None
-    return prepared(loaded)
 
 
 def from_config(config: Any) -> Any:
     """A model of a configuration, in fp32; its weights are random."""
     from transformers import AutoModelForCausalLM
 
-    return prepared(AutoModelForCausalLM.from_config(config, dtype=torch.float32))
+    return _prepared(AutoModelForCausalLM.from_config(config, dtype=torch.float32))
 
 
 def on_meta(config: Any) -> Any:
@@ -58,7 +72,7 @@ def on_meta(config: Any) -> Any:
         return from_config(config)
 
 
-def prepared(model: Any) -> Any:
+def _prepared(model: Any) -> Any:
     model.config.use_cache = False
     return model
 

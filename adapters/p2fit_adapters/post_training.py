@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.utils import logging
 
 from p2fit_adapters import checkpoints, curves
 from p2fit_adapters.errors import RunError
-from p2fit_adapters.models import Counts, load_model
+from p2fit_adapters.models import Counts, load_config, load_model
 from p2fit_adapters.progress import Quiet
-from p2fit_adapters.pruning import Pruned, Pruning, prune
+from p2fit_adapters.pruning import Pruned, Pruning, counts_after, prune
 from p2fit_adapters.text import Text, TextSource, prepare
 from p2fit_adapters.training import Trainer, Training, accelerator, window_losses
 
@@ -99,13 +100,22 @@ def post_train(settings: PostTraining, out: str | Path, report: Quiet | None = N
     Raises:
         RunError: it cannot be done, or has to stop; what was measured stays in the files.
     """
+    logging.disable_progress_bar()  # of transformers: the report tells what goes on
+    logging.set_verbosity_error()
     return _Run(settings, Path(out), report or Quiet()).go()
 
 
 def post_train_each(
     base: PostTraining, prunings: Sequence[Pruning], out: str | Path, report: Quiet | None = None
 ) -> list[Result]:
-    """:func:`post_train` with each of these ways to prune, one after the other."""
+    """:func:`post_train` with each of these ways to prune, one after the other.
+
+    Raises:
+        RunError: one of them is out of reach for this model (before any is begun), or as there.
+    """
+    config = load_config(base.model, base.revision)
+    for pruning in prunings:
+        counts_after(config, pruning)
     return [post_train(replace(base, pruning=pruning), out, report) for pruning in prunings]
 
 

@@ -34,7 +34,8 @@ class Lines(Quiet):
     """A line on standard error for each thing, and for each evaluation."""
 
     def __init__(self) -> None:
-        self._speed = ""
+        self._speed, self._left = 0.0, 0.0
+        self._since = 0.0  # when the step now being done was begun
 
     def say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -43,16 +44,26 @@ class Lines(Quiet):
         self.say(f"warning: {text}")
 
     def row(self, row: dict[str, Any]) -> None:
-        self.say(f"{row['run']}: {row['tokens']} tokens, loss {row['loss']:.4f}{self._speed}")
+        self.say(
+            f"{row['run']}: {_short(row['tokens'])} tokens, loss {row['loss']:.4f}, "
+            f"{_short(self._speed)} tokens/s, {_duration(self._left)} left"
+        )
+        self._since = time.monotonic()
 
     @contextmanager
     def run(self, name: str, trainer: Trainer) -> Iterator[Callable[[float], None]]:
-        began, first = time.monotonic(), trainer.tokens
+        """Speed is that of training alone; the time left counts evaluations in."""
+        first, began, training = trainer.tokens, time.monotonic(), 0.0
+        self._since = began
 
         def step(_: float) -> None:
-            speed = (trainer.tokens - first) / max(1e-9, time.monotonic() - began)
-            left = (trainer.steps - trainer.step) * trainer.windows * trainer.seq_len / speed
-            self._speed = f", {_short(speed)} tokens/s, {_duration(left)} left"
+            nonlocal training
+            now = time.monotonic()
+            training += now - self._since
+            self._since = now
+            done = trainer.tokens - first
+            self._speed = done / max(1e-9, training)
+            self._left = (now - began) / done * (trainer.all_tokens - trainer.tokens)
 
         yield step
 
@@ -63,27 +74,29 @@ class Bar(Lines):
     @contextmanager
     def run(self, name: str, trainer: Trainer) -> Iterator[Callable[[float], None]]:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TextColumn
 
-        with Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[state]}"),
-            TimeRemainingColumn(),
-            TextColumn("left"),
-            console=Console(stderr=True),
-            transient=True,
-        ) as bar:
+        with (
+            Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.fields[state]}"),
+                console=Console(stderr=True),
+                transient=True,
+            ) as bar,
+            super().run(name, trainer) as inner,
+        ):
             task = bar.add_task(name, total=trainer.steps, completed=trainer.step, state="")
-            with super().run(name, trainer) as inner:
 
-                def step(loss: float) -> None:
-                    inner(loss)
-                    speed = self._speed.split(",")[1].strip()
-                    state = f"{_short(trainer.tokens)} tokens, loss {loss:.3f}, {speed}"
-                    bar.update(task, completed=trainer.step, state=state)
+            def step(loss: float) -> None:
+                inner(loss)
+                state = (
+                    f"{_short(trainer.tokens)} tokens, loss {loss:.3f}, "
+                    f"{_short(self._speed)} tokens/s, {_duration(self._left)} left"
+                )
+                bar.update(task, completed=trainer.step, state=state)
 
-                yield step
+            yield step
 
 
 def _short(count: float) -> str:

@@ -171,6 +171,11 @@ class Trainer:
         """Tokens seen so far."""
         return self.step * self.windows * self.seq_len
 
+    @property
+    def all_tokens(self) -> int:
+        """Tokens of the whole run."""
+        return self.steps * self.windows * self.seq_len
+
     def advance(self) -> float:
         """One step of the optimizer; the mean loss of its windows before it."""
         self.model.train()
