@@ -132,6 +132,11 @@ class _Run:
                 self._same_settings(meta)
                 if meta["status"] != "running":
                     checkpoints.remove(self.folder / "checkpoints")
+                    if self.settings.save_model and not (self.folder / "model").exists():
+                        self.report.warn(
+                            f"{self.folder}: the run ended without keeping its model: delete the "
+                            "folder to do it again"
+                        )
                     return self._result(meta)
             self.accelerator = accelerator(self.training, self.folder)
             trainer, meta, rows = self._begin(meta)
@@ -192,12 +197,14 @@ class _Run:
         windows = text.calibration(settings.pruning.calibration_windows, training.seed)
         with self.accelerator.autocast():
             pruned = prune(model, settings.pruning, windows, training.batch_size)
+        revision = getattr(model.config, "_commit_hash", None)
+        del model  # its weights, where pruning has made new ones
         loss = float(base.mean())
         if settings.pruning.method != "none":
             loss = float(self._losses(pruned.model, text).mean())
         if not math.isfinite(loss) or not math.isfinite(float(base.mean())):
             raise RunError(f"{settings.model}: its loss is not a number before any training")
-        meta = self._meta(pruned, text, base, revision=getattr(model.config, "_commit_hash", None))
+        meta = self._meta(pruned, text, base, revision)
         trainer = Trainer(self.accelerator, pruned.model, pruned.masks, text, training)
         rows = curves.read_rows(self.folder) | {0: self._row(meta, 0, 0, loss)}
         self._checkpoint(trainer)
@@ -399,7 +406,9 @@ def _plain_errors(settings: PostTraining) -> Any:
     except (OSError, RuntimeError) as error:
         if not isinstance(error, OSError) and "PytorchStreamWriter" not in str(error):
             raise
-        why = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        why = str(error).splitlines()[0]
+        if isinstance(error, OSError) and error.strerror:
+            why = ": ".join(str(part) for part in (error.filename, error.strerror) if part)
         raise RunError(
             f"{settings.name}: {why}; the rows that are finished are kept: mend that and repeat "
             "the command to go on"

@@ -8,10 +8,11 @@ the seed and on the epoch ``position div n``, so any run can go on from any plac
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
-import tempfile
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,8 +30,10 @@ from p2fit_adapters.sources import Groups, groups
 from p2fit_adapters.tokenizer import load_tokenizer, train_bpe
 
 CHARACTERS_PER_TOKEN = 8  # held out per evaluation token: more than a token of a BPE ever takes
-PIECE = 100_000  # characters tokenized at once, so that one long file does not need all memory
-BPE_CHARACTERS = 30_000_000  # what a tokenizer is trained on, at most
+PIECE = 100_000  # characters: a longer document is tokenized in pieces, by several threads
+BATCH = 1_000_000  # characters tokenized together
+BPE_CHARACTERS = 5_000_000  # what a tokenizer is trained on, at most
+NAMED = 200  # held-out groups named in the sidecar
 
 Ids = NDArray[np.int32]
 
@@ -107,19 +110,17 @@ def prepare(
     name = f"bpe-{vocab_size}" if tokenizer is None else _fingerprint(tokenizer)
     place = os.path.abspath(source.spec) if os.path.exists(source.spec) else source.spec
     wanted = [place, source.eval_tokens, source.split_seed, tokens, name]
-    store = folder / hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:16]
-    if not store.exists():
-        say(f"reading and tokenizing {source.spec}")
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            dir=folder, prefix=".partial-", ignore_cleanup_errors=True
-        ) as partial:
-            _write(source, tokenizer, vocab_size, tokens, Path(partial))
-            try:
-                os.rename(partial, store)
-            except OSError:
-                if not store.exists():  # else another run was faster
-                    raise
+    key = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:16]
+    store, partial = folder / key, folder / f".{key}.partial"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f".{key}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # other runs wait, and find it done
+        if not store.exists():
+            say(f"reading and tokenizing {source.spec}")
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            _write(source, tokenizer, vocab_size, tokens, partial)
+            partial.rename(store)
     meta = json.loads((store / "text.json").read_text(encoding="utf-8"))
     if meta["largest_id"] >= vocab_size:
         raise RunError(
@@ -176,7 +177,8 @@ def _write(source: TextSource, tokenizer: Any, vocab: int, tokens: int, folder: 
         "split_seed": source.split_seed,
         "tokens": trained["tokens"],
         "fingerprint": trained["fingerprint"],
-        "held_out": names,
+        "held_out": names[:NAMED],
+        "held_out_count": len(names),
         "tokenizer": _fingerprint(tokenizer),
         "vocabulary": len(tokenizer),
         "largest_id": max(trained["largest_id"], evaluated["largest_id"]),
@@ -223,15 +225,31 @@ def _encode(texts: Iterable[str], tokenizer: Any, path: Path, limit: int) -> dic
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     count, largest, digest = 0, 0, hashlib.sha256()
     with path.open("wb") as file:
-        for text in texts:
-            pieces = [text[i : i + PIECE] for i in range(0, len(text), PIECE)]
+        for pieces, ends in _batched(texts):
             encoded = tokenizer(pieces, add_special_tokens=False, verbose=False)["input_ids"]
-            ids = np.array([*chain.from_iterable(encoded), *end], np.int32)
-            if ids.size:
-                file.write(ids.tobytes())
-                digest.update(ids.tobytes())
-                largest = max(largest, int(ids.max()))
-                count += ids.size
+            for ids, is_last in zip(encoded, ends, strict=True):
+                data = np.array([*ids, *(end if is_last else ())], np.int32)
+                file.write(data.tobytes())
+                digest.update(data.tobytes())
+                largest = max(largest, int(data.max(initial=0)))
+                count += data.size
             if count >= limit:
                 break
     return {"tokens": count, "largest_id": largest, "fingerprint": digest.hexdigest()}
+
+
+def _batched(texts: Iterable[str]) -> Iterator[tuple[list[str], list[bool]]]:
+    """Pieces of documents to tokenize together, and which of them end a document."""
+    pieces: list[str] = []
+    ends: list[bool] = []
+    size = 0
+    for text in texts:
+        cuts = range(0, len(text), PIECE)
+        pieces += [text[i : i + PIECE] for i in cuts]
+        ends += [i == cuts[-1] for i in cuts]
+        size += len(text)
+        if size >= BATCH:
+            yield pieces, ends
+            pieces, ends, size = [], [], 0
+    if pieces:
+        yield pieces, ends

@@ -249,13 +249,14 @@ def window_losses(
         ids = batch.to(accelerator.device)
         with accelerator.autocast():
             logits = model(input_ids=ids).logits.float()
-        losses = cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
-        at = list(mine[done : done + len(ids)])
-        found[at] = losses.cpu().double().mean(1)
+        for at, scores, window in zip(mine[done:], logits, ids):  # no copy of the logits
+            losses = cross_entropy(scores[:-1], window[1:], reduction="none")
+            found[at] = losses.cpu().double().mean()
         done += len(ids)
     model.train(was_training)
-    reduced = accelerator.reduce(found.to(accelerator.device), "sum")
-    values: np.ndarray[Any, np.dtype[np.float64]] = reduced.cpu().numpy()
+    if accelerator.num_processes > 1:
+        found = accelerator.reduce(found.to(accelerator.device), "sum").cpu()
+    values: np.ndarray[Any, np.dtype[np.float64]] = found.numpy()
     return values
 
 

@@ -95,7 +95,7 @@ def test_the_learning_rate_warms_up_and_stays_or_decays() -> None:
     decaying = [Training(lr=1.0, warmup=0.1, decay=0.2).lr_at(step, 100) for step in range(100)]
     assert decaying[:81] == constant[:81]
     assert decaying[-1] == pytest.approx(1 / 20)
-    assert all(a > b for a, b in itertools.pairwise(decaying))
+    assert all(a > b for a, b in itertools.pairwise(decaying[80:]))
 
 
 @pytest.mark.parametrize(

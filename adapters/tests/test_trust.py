@@ -348,3 +348,16 @@ def test_a_saved_model_loads_with_its_tokenizer_and_its_zeros(
     weight = AutoModelForCausalLM.from_pretrained(folder).model.layers[0].mlp.up_proj.weight
     assert ((weight.reshape(-1, 4) == 0).sum(1) >= 2).all()
     assert not (tmp_path / result.run / "checkpoints").exists()
+
+
+def test_a_tracker_is_told_what_the_curve_is(
+    settings: Callable[..., PostTraining], tmp_path: Path
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    result = post_train(settings(track="tensorboard"), tmp_path)
+    events = next((tmp_path / result.run).rglob("events.*"))
+    told = EventAccumulator(str(events.parent)).Reload().Scalars("loss")
+    rows = pl.read_csv(tmp_path / "curves.csv").filter(pl.col("step") > 0)
+    assert [event.step for event in told] == rows["step"].to_list()
+    assert [event.value for event in told] == pytest.approx(rows["loss"].to_list())
