@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -17,6 +18,7 @@ import pytest
 from accelerate.state import AcceleratorState
 from click.testing import CliRunner, Result
 from p2fit_adapters.cli import run
+from p2fit_adapters.progress import Bar
 
 from p2fit.cli import main
 
@@ -132,6 +134,24 @@ def test_the_help_does_not_wait_for_torch() -> None:
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_on_a_terminal_a_bar_shows_speed_loss_and_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes the stream for a terminal
+    monkeypatch.setenv("COLUMNS", "120")
+    trainer = SimpleNamespace(step=0, steps=4, tokens=0, all_tokens=4_000_000)
+    bar = Bar()
+    with bar.run("a-run", trainer) as step:  # type: ignore[arg-type]
+        for done in range(1, 4):
+            trainer.step, trainer.tokens = done, done * 1_000_000
+            step(2.5)
+            bar.row({"run": "a-run", "tokens": trainer.tokens, "loss": 2.25})
+    shown = capsys.readouterr().err
+    assert "a-run: 3M tokens, loss 2.2500" in shown
+    assert "loss 2.500" in shown
+    assert re.search(r"[KMBT] tokens/s, \d+ s left", shown)
 
 
 def commands() -> list[tuple[str, ...]]:

@@ -20,7 +20,7 @@ from p2fit_adapters import (
 )
 from p2fit_adapters.models import layers, on_meta
 from p2fit_adapters.pruning import depth, nm, width
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config
 
 WAYS = [
     Pruning("depth", 0.2),
@@ -285,6 +285,25 @@ def test_what_is_out_of_reach_is_said(
         pruned(models["llama"], pruning, windows)
     with pytest.raises(RunError, match=words):
         counts_after(load_model(models["llama"]).config, pruning)
+
+
+def test_another_family_is_pruned_in_depth_and_refused_in_width(
+    windows: torch.Tensor, tmp_path: Path
+) -> None:
+    """GPT-2 has its layers elsewhere, buffers in each of them, and no linear layers of torch's."""
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=tiny.VOCABULARY, n_embd=48, n_layer=4, n_head=4)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    found = pruned(str(tmp_path), Pruning("depth", 0.2), windows)
+    found.model.save_pretrained(tmp_path / "pruned")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "pruned").eval()
+    assert torch.equal(again(windows).logits, found.model(windows).logits)
+    for pruning, words in (
+        (Pruning("width", 0.2), "knows llama, qwen2, qwen3, not gpt2"),
+        (Pruning("2:4"), "no linear layers"),
+    ):
+        with pytest.raises(RunError, match=words):
+            counts_after(config, pruning)
 
 
 def test_combinations() -> None:

@@ -25,7 +25,7 @@ run = PostTraining(  # the control of a sweep, with a learning rate that falls t
     str(folder / "fresh"),
     TextSource("corpus", seq_len=64, eval_tokens=20_000),
     training=Training(
-        tokens=700_000, evals=2, batch_tokens=2048, batch_size=32, lr=6e-3, decay=0.4
+        tokens=1_000_000, evals=2, batch_tokens=2048, batch_size=32, lr=6e-3, decay=0.4
     ),
     save_model=True,
 )

@@ -42,14 +42,11 @@ _AXES: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
-def _axes(name: str, config: Any) -> tuple[str, ...]:
+def _axes(name: str) -> tuple[str, ...]:
     for pattern, axes in _AXES:
-        if config.model_type in FAMILIES and re.search(rf"({pattern})$", name):
+        if re.search(rf"({pattern})$", name):
             return axes
-    raise RunError(
-        f"width pruning knows {', '.join(FAMILIES)}, not {name} of {config.model_type}: "
-        "use depth or N:M pruning"
-    )
+    raise RunError(f"width pruning does not know the parameter {name}: use depth or N:M pruning")
 
 
 def head_dim(config: Any) -> int:
@@ -87,7 +84,7 @@ def _polynomial(config: Any) -> Counter[tuple[str, ...]]:
     """The parameter count as a polynomial in the dimensions: factors → coefficient."""
     terms: Counter[tuple[str, ...]] = Counter()
     for name, parameter in on_meta(config).named_parameters():
-        axes = _axes(name, config)
+        axes = _axes(name)
         fixed = (size for axis, size in zip(axes, parameter.shape, strict=True) if not axis)
         terms[tuple(axis for axis in axes if axis)] += math.prod(fixed)
     return terms
@@ -106,6 +103,11 @@ def choose_sizes(config: Any, rate: float, dimensions: Iterable[str]) -> dict[st
     Raises:
         RunError: the rate is out of reach, or the family is not known.
     """
+    if config.model_type not in FAMILIES:
+        raise RunError(
+            f"width pruning knows {', '.join(FAMILIES)}, not {config.model_type}: use depth or "
+            "N:M pruning"
+        )
     full = _sizes(config)
     terms = _polynomial(config)
     total = _count(terms, config, full)
@@ -195,7 +197,7 @@ def prune(
 
     tensors = {}
     for name, tensor in model.state_dict().items():
-        for dim, axis in enumerate(_axes(name, config)):
+        for dim, axis in enumerate(_axes(name)):
             keep = index(name, axis)
             if keep is not None and len(keep) < tensor.shape[dim]:
                 tensor = tensor.index_select(dim, keep.to(tensor.device))
