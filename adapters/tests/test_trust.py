@@ -9,7 +9,7 @@ import os
 import random
 import shutil
 import signal
-import time
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -63,18 +63,35 @@ class Heard(Quiet):
         self.warnings.append(text)
 
 
-def _child(settings: PostTraining, out: str) -> None:
+def _child(settings: PostTraining, out: str, steps: int | None, delay: float) -> None:
+    """A run that, some steps and then some seconds after it is begun, is killed as by the kernel;
+    after 0 steps means that the seconds count from the very start."""
     torch.set_num_threads(1)
+    kill = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL))
+    advance, done = Trainer.advance, []
+
+    def counted(self: Trainer) -> float:
+        done.append(1)
+        if len(done) == steps:
+            kill.start()
+        return advance(self)
+
+    Trainer.advance = counted
+    if steps == 0:
+        kill.start()
     post_train(settings, out)
+    kill.cancel()
 
 
-def _start(settings: PostTraining, out: Path) -> Any:
-    """A run in a process of its own, forked from one that has imported torch already."""
+def _run(settings: PostTraining, out: Path, steps: int | None = None, delay: float = 0) -> int:
+    """Exit code of a run in a process of its own, forked from one that has imported torch."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["p2fit_adapters.post_training", "transformers"])
-    process = context.Process(target=_child, args=(settings, str(out)))
+    process = context.Process(target=_child, args=(settings, str(out), steps, delay))
     process.start()
-    return process
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
 
 
 @pytest.mark.parametrize(
@@ -90,28 +107,19 @@ def test_killed_at_random_and_resumed_a_run_ends_with_the_same_files(
     settings: Callable[..., PostTraining], tmp_path: Path, family: str, pruning: Pruning
 ) -> None:
     run = settings(family, pruning)
-    began = time.monotonic()
-    whole = _start(run, tmp_path / "whole")
-    whole.join()
-    assert whole.exitcode == 0
-    lasted = time.monotonic() - began
+    assert _run(run, tmp_path / "whole") == 0
     chance = random.Random(family)
-    kills = 0
-    while True:
-        process = _start(run, tmp_path / "killed")
-        # Eight kills, spread over all of the run wherever it stands; then it may end.
-        process.join(timeout=chance.uniform(0.1, 0.6) * lasted if kills < 8 else None)
-        if process.exitcode is not None:
-            assert process.exitcode == 0
-            break
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        kills += 1
-        for file in (tmp_path / "killed").rglob("curves.csv"):  # at any moment
+    endings = [_run(run, tmp_path / "killed", 1, 0)]
+    while 0 not in endings:
+        steps = chance.choice([0, 2, 5, 9]) if len(endings) < 6 else None
+        delay = chance.uniform(0, 0.05 if steps else 1)
+        endings.append(_run(run, tmp_path / "killed", steps, delay))
+        for file in (tmp_path / "killed").rglob("curves.csv"):  # no half rows, at any moment
             table = file.read_text()
             assert table.endswith("\n")
             assert {line.count(",") for line in table.splitlines()} == {14}
-    assert kills
+    assert endings[0] == -signal.SIGKILL
+    assert set(endings) == {0, -signal.SIGKILL}
     for name in ("curves.csv", "curves.meta.json"):
         expected = (tmp_path / "whole" / name).read_bytes()
         assert (tmp_path / "killed" / name).read_bytes() == expected
