@@ -8,7 +8,9 @@ import torch
 from p2fit_adapters import PostTraining, TextSource, Training, post_train
 from p2fit_adapters.progress import Lines
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.utils import logging
 
+logging.disable_progress_bar()
 folder = Path(sys.argv[1])
 torch.manual_seed(0)
 config = LlamaConfig(
