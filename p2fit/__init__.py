@@ -2,7 +2,7 @@
 
 >>> import p2fit
 >>> sorted(p2fit.LAWS)[:3]
-['average-params', 'chinchilla', 'chinchilla-pruned']
+['annealing', 'average-params', 'bounded-rational']
 """
 
 __version__ = "0.1.0"

@@ -22,7 +22,8 @@ from typing import Any, Literal
 import numpy as np
 
 from p2fit.laws import Array
-from p2fit.least_squares import Index, Problem, loss, minimise, residuals
+from p2fit.least_squares import minimise, residuals
+from p2fit.problem import Index, Problem
 from p2fit.uncertainty import FAR, t_quantile
 
 Resample = Literal["wild", "runs"]
@@ -81,7 +82,7 @@ class Draws:
         values = self.natural[name]
         usable = self.converged & np.isfinite(values)
         if index >= k:
-            shaped = {t.coefficient for t in problem.law.terms if name in t.exponents}
+            shaped = problem.law.shaped(name)
             if None not in shaped:
                 own = [i for i, c in enumerate(problem.law.coefficients) if c in shaped]
                 gone = (self.z[:, own] == 0).all(axis=1)
@@ -93,11 +94,11 @@ class Draws:
         low, high = np.quantile(values[usable], [TAIL, 1 - TAIL])
         at_low = (self.z[:, index] <= problem.lower[index]).mean() > TAIL
         at_high = (self.z[:, index] >= problem.upper[index]).mean() > TAIL
-        if index < k:
+        if index < k or problem.logged[index - k]:
             middle = float(np.median(values[usable]))
             at_low, at_high = at_low or low * FAR < middle, at_high or high > middle * FAR
         estimate = float(problem.natural(self.centre)[name])
-        if index >= k:
+        if index >= k and not problem.logged[index - k]:
             low, high = (estimate + (end - estimate) * self.few for end in (low, high))
             low, high = max(low, problem.lower[index]), min(high, problem.upper[index])
         elif estimate > 0:
@@ -131,7 +132,7 @@ def bootstrap(
     """
     groups = int(clusters[-1]) + 1
     n = len(problem.y)
-    fitted = loss(problem, z[None])[0]
+    fitted = problem.loss(z[None])[0]
     pull = _left_out(problem, z, clusters) if resample == "wild" else np.zeros(n)
     found_z, found_value = np.empty((count, len(z))), np.empty(count)
     converged, lost = np.empty(count, bool), 0

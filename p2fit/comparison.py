@@ -28,8 +28,8 @@ from p2fit import metrics
 from p2fit.fit import Fit, fit_task
 from p2fit.identify import identify
 from p2fit.laws import LAWS, Array, Law, LawError, get_law
-from p2fit.least_squares import Index, minimise
-from p2fit.least_squares import loss as predicted
+from p2fit.least_squares import minimise
+from p2fit.problem import Index
 from p2fit.rows import GROUPS, FitError, Source, Task, available, open_curves, servable, tasks
 from p2fit.solving import solve_task
 
@@ -228,8 +228,8 @@ def compare(
 
     Args:
         source: a CSV file (``-`` for standard input), a table, or :class:`Curves`.
-        laws: names from :data:`LAWS`, formulas, or :class:`Law`; none: all laws of the table whose
-            columns are there and vary.
+        laws: names from :data:`LAWS`, formulas, or :class:`Law`; none: all laws of the table that
+            are sums of monomials and whose columns are there and vary.
         progress: called with fits done and in all.
         options: the fields of :class:`Options`. What is fixed or tied is so in every law that has
             a parameter of that name.
@@ -305,7 +305,8 @@ def _varying(frame: pl.DataFrame) -> list[Law]:
     """The laws of the table whose columns are there, filled and not constant."""
     filled = [c for c in frame.columns if not frame[c].null_count()]
     varying = {c for c in filled if frame[c].n_unique() > 1}
-    return [LAWS[name] for name in servable(filled) if set(LAWS[name].inputs) <= available(varying)]
+    fast = [LAWS[name] for name in servable(filled) if LAWS[name].monomial]
+    return [law for law in fast if set(law.inputs) <= available(varying)]
 
 
 def _restrict(laws: list[Law], fix: Mapping[str, float], tie: Mapping[str, str]) -> list[Law]:
@@ -353,7 +354,7 @@ def _left_out(task: Task, fold: Index, tick: Callable[[], None]) -> tuple[Array,
                 fitted[out] = fit.predict(task.frame[out].to_dict())
             else:
                 again = minimise(problem.rows(kept), z[None]).z
-                fitted[out] = predicted(problem.rows(out), again)[0]
+                fitted[out] = problem.rows(out).loss(again)[0]
         except (FitError, LawError) as error:
             faults.append(f"without {task.frame['run'][int(out[0])]}: {error}")
         tick()

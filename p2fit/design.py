@@ -18,10 +18,9 @@ import numpy as np
 import polars as pl
 
 from p2fit.curves import Curves
-from p2fit.equally_good import placed
-from p2fit.identify import NULL, WARN, identify, inputs_with_parameters, join
+from p2fit.identify import NULL, WARN, identify, join
 from p2fit.laws import LAWS, Array, Law, LawError, evaluate, get_law
-from p2fit.least_squares import Problem, build, jacobian, loss
+from p2fit.problem import Problem, build
 from p2fit.rows import FitError, Source, Stdin, Task, choose_law, needs, read, tasks
 from p2fit.solving import solve_task
 
@@ -210,7 +209,7 @@ def _without_losses(
     curves = read(source, columns, needs=("run",))
     names = {*curves.frame.columns, "loss"}
     chosen = choose_law(names)[0] if law is None else get_law(law, names)
-    unsaid = {x for x in chosen.inputs if x not in inputs_with_parameters(chosen)} - names
+    unsaid = {x for x in chosen.inputs if x not in chosen.varied} - names
     wanted = [c for c in needs(chosen) if c != "loss" and c not in unsaid]
     numeric = [x for x in chosen.inputs if x not in unsaid]
     curves = read(source, columns, needs=wanted, numeric=numeric)
@@ -241,12 +240,12 @@ def _report(task: Task, design: bool, at: Mapping[str, float]) -> DesignReport:
         z = _moved(problem, z, at)
     except LawError as error:
         raise FitError(f"{task.label}: {error}") from None
-    if not np.all(loss(problem, z[None]) > 0):  # terms that are subtracted: logs make no sense
+    if not np.all(problem.loss(z[None]) > 0):  # terms that are subtracted: logs make no sense
         problem = replace(problem, residual="linear")
     found = identify(problem, z, columns)
     triangle, open_directions = _open(problem, z, found.rank)
     natural = problem.natural(z)
-    names = inputs_with_parameters(law)
+    names = law.varied
     return DesignReport(
         law=law,
         source=task.curves.source,
@@ -286,6 +285,9 @@ def _typical(problem: Problem, columns: Mapping[str, Array]) -> Array:
     law, k = problem.law, problem.coefficients
     size = float(np.abs(problem.offset).mean())
     z = np.full(len(problem.names), (_EXCESS * size if size else _BASE_LOSS) / max(k, 1))
+    if not law.monomial:
+        z[k:] = problem.generic()[k:]
+        return z
     for i, name in enumerate(law.exponents):
         z[k + i] = 0.3 + 0.05 * i  # no two alike: terms of equal exponents merge
         if law.ranges[name][0] < 0:
@@ -321,7 +323,7 @@ def _moved(problem: Problem, z: Array, at: Mapping[str, float]) -> Array:
 
 def _rows(problem: Problem, z: Array) -> Array:
     """The Jacobian of the fitted residuals, shape (n, p)."""
-    fitted, jac = jacobian(problem, z)
+    fitted, jac = problem.jacobian(z)
     return (jac / fitted if problem.residual == "log" else jac).T
 
 
@@ -442,7 +444,7 @@ def _judge(
 def _candidates(
     task: Task, problem: Problem, z: Array, columns: Mapping[str, Array]
 ) -> _Candidates:
-    law, names = problem.law, inputs_with_parameters(problem.law)
+    law, names = problem.law, problem.law.varied
     found = _Candidates([], [], [])
     if not names:
         return found
@@ -452,19 +454,20 @@ def _candidates(
     most = max(3, int(_CANDIDATES ** (1 / len(names))))
     levels = [_levels(ends[x])[:most] for x in names]
     grid = np.array(list(itertools.product(*levels)))
-    for shape in _shapes(task, columns, names):
+    for shape in _shapes(task, columns, list(names)):
         m = len(next(iter(shape.values())))
         points = {x: (grid[:, [i]] * shape[x]).ravel() for i, x in enumerate(names)}
         rest = (x for x in law.inputs if x not in names)
         points |= {x: np.full(grid.shape[0] * m, columns[x].mean()) for x in rest}
-        bases = {b for t in law.terms for b, _ in t.powers}
+        bases = {b for t in law.terms for b, _ in t.powers} if law.monomial else set()
         with np.errstate(all="ignore"):
             inside = [np.broadcast_to(evaluate(b, points) > 0, grid.shape[0] * m) for b in bases]
-        kept = np.all(inside, axis=0).reshape(-1, m).all(axis=1)
+        kept = np.all([np.ones(grid.shape[0] * m, bool), *inside], axis=0)
+        kept = kept.reshape(-1, m).all(axis=1)
         if not kept.any():
             continue
         points = {x: v[np.repeat(kept, m)] for x, v in points.items()}
-        rows = _rows(placed(problem, columns, points), z).reshape(-1, m, len(z))
+        rows = _rows(problem.at(points), z).reshape(-1, m, len(z))
         picked = np.unique(np.linspace(0, m - 1, min(m, _CHECKPOINTS)).astype(int))
         found.rows.extend(rows[:, picked] * math.sqrt(m / len(picked)))
         for values in grid[kept].tolist():

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from p2fit.identify import inputs_with_parameters
 from p2fit.laws import Array, evaluate
-from p2fit.least_squares import build, minimise
+from p2fit.least_squares import minimise
+from p2fit.problem import build
 
 if TYPE_CHECKING:
     from p2fit.fit import Fit
@@ -63,7 +63,7 @@ def covariance_draws(fit: Fit, size: int, seed: int) -> dict[str, Array]:
 
 def _spread_points(fit: Fit) -> dict[str, Array]:
     """The law's inputs at every combination of a few values within the data's range."""
-    own, levels = inputs_with_parameters(fit.law), {}
+    own, levels = fit.law.varied, {}
     for x, span in fit.data["range"].items():
         low, high = float(span["min"]), float(span["max"])
         count = min(int(span["distinct"]), _LEVELS) if x in own else 1
@@ -71,7 +71,8 @@ def _spread_points(fit: Fit) -> dict[str, Array]:
         levels[x] = space(low, high, count) if count > 1 else space(low, high, 3)[1:2]
     grid = np.array(list(itertools.product(*levels.values()))).reshape(-1, len(levels)).T
     columns = dict(zip(levels, grid))
-    bases = {b for t in fit.law.terms for b, _ in t.powers}
+    law = fit.law
+    bases = {b for t in law.terms for b, _ in t.powers} if law.monomial else set()
     inside = [np.broadcast_to(evaluate(b, columns) > 0, grid.shape[1]) for b in bases]
     kept = np.all([np.ones(grid.shape[1], bool), *inside], axis=0)
     return {x: v[kept] for x, v in columns.items()}

@@ -10,13 +10,13 @@ fitted to both, and then again to the data alone, which leads back into the set,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from p2fit.laws import Array, LawError, evaluate
-from p2fit.least_squares import Problem, build, loss, minimise
+from p2fit.laws import Array, LawError
+from p2fit.least_squares import minimise
+from p2fit.problem import Problem
 
 if TYPE_CHECKING:
     from p2fit.solving import Solved
@@ -56,7 +56,7 @@ def prediction_range(solved: Solved, columns: Mapping[str, Any]) -> tuple[Array,
         raise LawError(f"{law.name} needs {', '.join(missing)}")
     given = np.broadcast_arrays(*(np.asarray(columns[x], float) for x in law.inputs))
     points, back = np.unique(np.stack([v.ravel() for v in given]), axis=1, return_inverse=True)
-    there = placed(solved.problem, solved.columns, dict(zip(law.inputs, points)))
+    there = solved.problem.at(dict(zip(law.inputs, points)))
     ends = _ends(solved, there)
     low, high = ends[:, back.ravel()].reshape(2, *given[0].shape)
     return low, high
@@ -80,7 +80,7 @@ def members(solved: Solved) -> list[dict[str, float]]:
         points += [{**centre, x: low / 2}, {**centre, x: (1 + high) / 2 if high < 1 else 2 * high}]
     try:
         columns = {x: np.array([p[x] for p in points]) for x in centre}
-        there = placed(solved.problem, solved.columns, columns)
+        there = solved.problem.at(columns)
     except LawError:  # such points lie outside what the formula is for
         there = solved.problem.rows(np.arange(min(_POINTS, len(solved.problem.y))))
     found = _search(solved, there)
@@ -88,29 +88,9 @@ def members(solved: Solved) -> list[dict[str, float]]:
     return [{n: float(v) for n, v in natural.items()} for natural in each]
 
 
-def placed(problem: Problem, columns: Mapping[str, Array], points: Mapping[str, Array]) -> Problem:
-    """The problem's law at other points, in the same variables z; the weights are 0.
-
-    Args:
-        columns: the law's inputs on the problem's rows.
-        points: the law's inputs at the other points.
-
-    Raises:
-        LawError: a point lies outside what the formula is for.
-    """
-    n = len(next(iter(points.values())))
-    there = build(problem.law, points, np.ones(n), np.zeros(n))  # checks them
-    bases = dict.fromkeys(b for t in problem.law.terms if not t.known for b, _ in t.powers)
-    logs = np.ones((len(bases) + 1, n))
-    for i, base in enumerate(bases):
-        own = np.broadcast_to(evaluate(base, columns), problem.y.shape)
-        logs[i] = np.log(evaluate(base, points)) - np.log(own).mean()
-    return replace(problem, y=there.y, weights=there.weights, offset=there.offset, logs=logs)
-
-
 def _ends(solved: Solved, there: Problem) -> Array:
     """Lowest and highest prediction at each point, shape (2, points)."""
-    predicted = loss(there, _search(solved, there))
+    predicted = there.loss(_search(solved, there))
     return np.stack([predicted.min(axis=0), predicted.max(axis=0)])
 
 
@@ -136,19 +116,13 @@ def _pulled(problem: Problem, there: Problem, z: Array) -> Array:
         z: minima of the problem, shape (B, p), the first at its best.
     """
     level = float(minimise(problem, z[:1], iterations=0).value[0]) * (1 + EQUAL) + problem.floor
-    both = replace(
-        problem,
-        y=np.concatenate([problem.y, there.y]),
-        weights=np.concatenate([problem.weights, there.weights]),
-        offset=np.concatenate([problem.offset, there.offset]),
-        logs=np.concatenate([problem.logs, there.logs], axis=1),
-    )
+    both = problem.joined(there)
     # One pull down and one up per point, in the log of the prediction times the direction.
     point = np.tile(np.arange(len(there.y)), 2)
     sign = np.repeat([-1.0, 1.0], len(there.y))
 
     def reached(z: Array) -> Array:
-        logs: Array = np.log(np.maximum(loss(there, z), 1e-300))[:, point] * sign
+        logs: Array = np.log(np.maximum(there.loss(z), 1e-300))[:, point] * sign
         return logs
 
     members: Array = np.concatenate([z[:1], _members(problem, z, level)])

@@ -27,14 +27,8 @@ from p2fit import __version__, metrics
 from p2fit.files import write_text
 from p2fit.identify import Identification, join
 from p2fit.laws import LAWS, Array, Law, LawError
-from p2fit.least_squares import (
-    Index,
-    Problem,
-    Solution,
-    minimise,
-    residuals,
-)
-from p2fit.least_squares import loss as fitted_loss
+from p2fit.least_squares import Solution, minimise, residuals
+from p2fit.problem import Index, Problem
 from p2fit.rows import FitError, Options, Source, Task, tasks
 from p2fit.solving import Solved, solve_task
 from p2fit.uncertainty import Covariance
@@ -250,6 +244,7 @@ class Fit:
                 law = Law.parse(
                     document["formula"], columns=document["inputs"], name=document["law"]
                 )
+            law = law.within({n: tuple(r) for n, r in document["options"]["ranges"].items()})
             if document["fixed"] or document["tied"]:
                 law = law.restrict(document["fixed"], document["tied"])
             parameters = {
@@ -469,7 +464,7 @@ def fit_task(
 def _score(
     problem: Problem, z: Array, frame: pl.DataFrame, options: Options
 ) -> dict[str, float | str | None]:
-    fitted, y = fitted_loss(problem, z[None])[0], problem.y
+    fitted, y = problem.loss(z[None])[0], problem.y
     r = residuals(problem, z)
     known = "base_loss" in problem.law.inputs
     slope = None

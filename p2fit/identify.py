@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from p2fit.laws import Array, Law, LawError
-from p2fit.least_squares import Problem, build, jacobian
+from p2fit.laws import Array, LawError
+from p2fit.problem import Problem, build
 
 #: Condition number above which the fit warns.
 WARN = 1e4
@@ -128,7 +128,7 @@ def _decompose(problem: Problem, z: Array) -> tuple[Array, Array, Array]:
     triangles = []
     for i in range(0, len(problem.y), _CHUNK):
         part = problem.rows(slice(i, i + _CHUNK))
-        fitted, jac = jacobian(part, z)
+        fitted, jac = part.jacobian(z)
         if problem.residual == "log":
             jac = jac / fitted
         triangles.append(np.linalg.qr((jac * np.sqrt(part.weights)).T, mode="r"))
@@ -183,8 +183,8 @@ def _zero(problem: Problem, z: Array, names: tuple[str, ...]) -> tuple[str, ...]
     """The reason where the parameters shape only terms whose coefficient is 0."""
     law = problem.law
     zeros = {c for c, v in zip(law.coefficients, z) if v == 0}
-    uses = {n: {t.coefficient for t in law.terms if n in t.exponents} for n in names}
-    if all(n in law.exponents and uses[n] <= zeros for n in names):
+    uses = {n: law.shaped(n) for n in names if n in law.exponents}
+    if len(uses) == len(names) and all(found <= zeros for found in uses.values()):
         gone = sorted({str(c) for n in names for c in uses[n]})
         return (f"{join(tuple(gone))} {'is' if len(gone) == 1 else 'are'} 0 here",)
     return ()
@@ -193,7 +193,7 @@ def _zero(problem: Problem, z: Array, names: tuple[str, ...]) -> tuple[str, ...]
 def _reasons(problem: Problem, z: Array, columns: Mapping[str, Array]) -> tuple[str, ...]:
     """What the design lacks: distinct values of an input, rows, or independent inputs."""
     law = problem.law
-    inputs = inputs_with_parameters(law)
+    inputs = law.varied
     if not inputs:
         return ()
     values = {x: np.unique(columns[x]) for x in inputs}
@@ -218,7 +218,7 @@ def _reasons(problem: Problem, z: Array, columns: Mapping[str, Array]) -> tuple[
 
 
 def _collinear(problem: Problem, columns: Mapping[str, Array]) -> tuple[tuple[str, str], ...]:
-    inputs = [x for x in inputs_with_parameters(problem.law) if np.min(columns[x]) > 0]
+    inputs = [x for x in problem.law.varied if np.min(columns[x]) > 0]
     logs = {x: np.log(columns[x]) for x in inputs}
     logs = {x: v - v.mean() for x, v in logs.items()}
     size = {x: float(np.linalg.norm(v)) for x, v in logs.items()}
@@ -228,12 +228,6 @@ def _collinear(problem: Problem, columns: Mapping[str, Array]) -> tuple[tuple[st
         for a, b in itertools.combinations(vary, 2)
         if abs(float(logs[a] @ logs[b])) > 0.9999 * size[a] * size[b] and len(problem.y) > 2
     )
-
-
-def inputs_with_parameters(law: Law) -> list[str]:
-    """Inputs that terms with parameters depend on."""
-    bases = [b for t in law.terms if not t.known for b, _ in t.powers]
-    return [x for x in law.inputs if any(x in _words(b) for b in bases)]
 
 
 def _structural_rank(problem: Problem, columns: Mapping[str, Array]) -> int:
@@ -246,10 +240,7 @@ def _structural_rank(problem: Problem, columns: Mapping[str, Array]) -> int:
         )
     except LawError:  # such a point lies outside what the formula is for
         return 0
-    k = generic.coefficients
-    z = np.concatenate([np.ones(k), 0.3 + 0.17 * np.arange(generic.exponents)])
-    z[k:] = np.clip(z[k:], generic.lower[k:], generic.upper[k:])
-    _, singular, _ = _decompose(generic, z)
+    _, singular, _ = _decompose(generic, generic.generic())
     return int(np.sum(singular > singular[0] / NULL)) if len(singular) else 0
 
 
@@ -264,10 +255,6 @@ def _crossed(design: Mapping[str, Array], name: str, count: int) -> dict[str, Ar
     others = others[:: max(1, len(others) // 64)]
     grid = {x: np.tile(others[:, j], count) for j, x in enumerate(rest)}
     return {**grid, name: np.repeat(levels, len(others))}
-
-
-def _words(expression: str) -> set[str]:
-    return set("".join(c if c.isalnum() or c == "_" else " " for c in expression).split())
 
 
 def _in_order(problem: Problem, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ COLUMNS = ("params", "tokens", "pruning_rate", "base_loss", "avg_params", "activ
 ONE_SIGN = (0.0, 5.0)
 EITHER_SIGN = (-5.0, 5.0)
 
-_FUNCTIONS = {"exp": np.exp, "log": np.log}
+_FUNCTIONS = ("exp", "log")
 _SPELLINGS = str.maketrans({"−": "-", "–": "-", "·": "*", "×": "*"})
 
 
@@ -53,7 +53,7 @@ class LawError(ValueError):
 
 
 class NotMonomialError(LawError):
-    """A formula that is valid but is not a sum of monomials (not fitted yet)."""
+    """A formula that is valid but is not a sum of monomials: its terms cannot be asked for."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,8 @@ class Law:
     """Parameters held at a value."""
     tied: Mapping[str, str] = field(default_factory=dict)
     """Parameters that are held equal to another, which stays free."""
+    stated: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Where parameters are searched, if not where their role in the formula says."""
 
     @staticmethod
     def parse(
@@ -142,24 +144,26 @@ class Law:
         columns: Collection[str] = COLUMNS,
         name: str = "custom",
         description: str = "",
+        ranges: Mapping[str, tuple[float, float]] | None = None,
     ) -> Law:
         """Read a formula.
 
         Args:
             formula: text such as ``E + A/params^alpha``.
             columns: names that are inputs; every other name is a parameter.
+            ranges: where parameters are searched; the others by their role (see ``ranges``).
 
         Raises:
             LawError: the formula has a fault; the message names it and where it is.
         """
-        names = list(dict.fromkeys(n.id for n in _names(_tree(formula))))
+        names = list(dict.fromkeys(n.id for n in names_in(_tree(formula))))
         if "loss" in names and "loss" in columns:
             raise LawError("a law predicts the loss: it cannot be an input")
         parameters = tuple(n for n in names if n not in columns)
         inputs = tuple(n for n in names if n in columns)
         if not parameters:
             raise LawError(f"{formula!r} has no parameter to fit: all its names are columns")
-        return Law(name, formula, parameters, inputs, description)
+        return Law(name, formula, parameters, inputs, description).within(ranges or {})
 
     def restrict(
         self, fix: Mapping[str, float] | None = None, tie: Mapping[str, str] | None = None
@@ -193,6 +197,21 @@ class Law:
             raise LawError("every parameter is fixed: nothing is left to fit")
         return replace(self, fixed=fix, tied=target)
 
+    def within(self, ranges: Mapping[str, tuple[float, float]]) -> Law:
+        """The same law with parameters searched in these ranges.
+
+        Raises:
+            LawError: an unknown name, or a range without numbers in it.
+        """
+        for name, (low, high) in ranges.items():
+            if name not in self.parameters:
+                raise LawError(
+                    f"{name} is not a parameter of {self.name}; it has {', '.join(self.parameters)}"
+                )
+            if not low < high:
+                raise LawError(f"{name} cannot lie between {low:g} and {high:g}")
+        return replace(self, stated={**self.stated, **ranges}) if ranges else self
+
     @cached_property
     def free(self) -> tuple[str, ...]:
         """Names of the parameters that are fitted."""
@@ -207,7 +226,7 @@ class Law:
             LawError: a parameter is left without a term.
         """
         parameters = set(self.parameters)
-        terms = _collect(_expand(self._restricted, parameters), parameters)
+        terms = _collect(_expand(self.tree, parameters), parameters)
         used = {t.coefficient for t in terms} | {e for t in terms for e in t.exponents}
         idle = [p for p in self.free if p not in used]
         if idle:
@@ -215,20 +234,112 @@ class Law:
         return terms
 
     @cached_property
+    def monomial(self) -> bool:
+        """Whether the formula is a sum of monomials, with fixed values and ties put in."""
+        try:
+            return bool(self.terms)
+        except NotMonomialError:
+            return False
+
+    @cached_property
     def exponents(self) -> tuple[str, ...]:
-        """Free parameters that are exponents."""
-        used = {e for t in self.terms for e in t.exponents}
-        return tuple(p for p in self.free if p in used)
+        """Free parameters that are exponents; if not a sum of monomials: that are not
+        coefficients."""
+        used = {e for t in self.terms for e in t.exponents} if self.monomial else set(self.free)
+        return tuple(p for p in self.free if p in used and p not in self.coefficients)
 
     @cached_property
     def coefficients(self) -> tuple[str, ...]:
-        """Free parameters that scale terms; all are >= 0."""
-        used = {t.coefficient for t in self.terms}
-        return tuple(p for p in self.free if p in used)
+        """Free parameters that scale terms (that the loss is linear in, if it is not a sum of
+        monomials); all are >= 0."""
+        if self.monomial:
+            used = {t.coefficient for t in self.terms}
+            return tuple(p for p in self.free if p in used)
+        signed = {n for n, (low, _) in self.stated.items() if low < 0}
+        found: list[int] = []
+        for i, name in enumerate(self.free):
+            bent = any((min(i, j), max(i, j)) in self._shape.second for j in (*found, i))
+            if not bent and name not in signed:
+                found.append(i)
+        return tuple(self.free[i] for i in found)
+
+    @cached_property
+    def scales(self) -> frozenset[str]:
+        """Those of the ``exponents`` that are positive factors inside the formula, such as a count
+        that another is divided by: they are searched, and their errors given, in their log."""
+        if self.monomial:
+            return frozenset()
+        shifts: set[str] = set()
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
+                shifts |= {n.id for n in (node.left, node.right) if isinstance(n, ast.Name)}
+        signed = {n for n, (low, _) in self.stated.items() if low <= 0}
+        return frozenset(set(self.exponents) - self.powers - shifts - signed)
+
+    @cached_property
+    def _shape(self) -> Any:
+        """The formula as a jet at a point, for which derivatives are 0 by its shape."""
+        from p2fit import jets
+
+        values: dict[str, Any] = dict.fromkeys(self.inputs, np.float64(1.7))
+        values |= {n: jets.Jet(np.float64(0.3), {i: 1.0}) for i, n in enumerate(self.free)}
+        with np.errstate(all="ignore"):
+            return _evaluate(self.tree, values, jets)
+
+    def shaped(self, exponent: str) -> set[str | None]:
+        """Coefficients of the terms that an exponent shapes; None where a term has none."""
+        if self.monomial:
+            return {t.coefficient for t in self.terms if exponent in t.exponents}
+        at = self.free.index(exponent)
+        linear = [self.free.index(c) for c in self.coefficients]
+        mine = {self.free[i] for i in linear if (min(i, at), max(i, at)) in self._shape.second}
+        rest = replace(self, fixed={**self.fixed, **dict.fromkeys(self.coefficients, 0.0)})
+        others = {n.id for n in names_in(rest.tree)}
+        return {*mine, *({None} if exponent in others or not mine else ())}
+
+    @cached_property
+    def varied(self) -> tuple[str, ...]:
+        """Inputs that terms with parameters depend on."""
+        if self.monomial:
+            texts = [b for t in self.terms if not t.known for b, _ in t.powers]
+            found = {n.id for text in texts for n in names_in(_tree(text))}
+        else:
+            found = {
+                n.id
+                for part in _summands(self.tree)
+                if any(n.id in self.free for n in names_in(part))
+                for n in names_in(part)
+            }
+        return tuple(x for x in self.inputs if x in found)
 
     @cached_property
     def ranges(self) -> dict[str, tuple[float, float]]:
-        """Where each free parameter is searched: exponents by their role (see ONE_SIGN)."""
+        """Where each free parameter is searched: exponents by their role (see ONE_SIGN), all
+        others from 0 up."""
+        found = dict.fromkeys(self.free, (0.0, math.inf))
+        powers = dict.fromkeys(self.powers, ONE_SIGN)
+        found |= self._exponent_ranges() if self.monomial else powers
+        return {n: self.stated.get(n, found[n]) for n in self.free}
+
+    @cached_property
+    def powers(self) -> frozenset[str]:
+        """Those of the ``exponents`` that powers are made of."""
+        if self.monomial:
+            return frozenset(self.exponents)
+        inside: set[str] = set()
+        for node in ast.walk(self.tree):
+            match node:
+                case ast.BinOp(op=ast.Pow(), right=right):
+                    inside |= {n.id for n in names_in(right)}
+                case ast.BinOp(left=left, op=ast.Mult(), right=right):
+                    for one, other in ((left, right), (right, left)):
+                        scale = other.operand if isinstance(other, ast.UnaryOp) else other
+                        match one, scale:
+                            case ast.Call(func=ast.Name(id="log")), ast.Name(id=name):
+                                inside.add(name)
+        return frozenset(inside.intersection(self.exponents))
+
+    def _exponent_ranges(self) -> dict[str, tuple[float, float]]:
         whole = replace(self, fixed={}, tied={})
         try:  # what is fixed or tied does not change the role of the others
             _ = whole.terms
@@ -242,14 +353,28 @@ class Law:
                     seen[base, weight] = seen.get((base, weight), 0) + 1
         shared = {e for e, seen in factors.items() if max(seen.values()) > 1}
         own = {e: EITHER_SIGN if e in shared else ONE_SIGN for e in factors}
-        found = dict.fromkeys(self.coefficients, (0.0, math.inf))
+        found = {}
         for name in self.exponents:
             group = [name, *(a for a, b in self.tied.items() if b == name)]
             found[name] = min(own[g] for g in group if g in own)
         return found
 
+    @property
+    def offset(self) -> ast.expr:
+        """The summands without free parameters."""
+        known = [
+            part
+            for part in _summands(self.tree)
+            if not any(n.id in self.free for n in names_in(part))
+        ]
+        total: ast.expr = ast.Constant(0.0)
+        for part in known:
+            total = ast.BinOp(total, ast.Add(), part)
+        return total
+
     @cached_property
-    def _restricted(self) -> ast.expr:
+    def tree(self) -> ast.expr:
+        """The formula, with fixed values and ties put in."""
         tree: ast.expr = _Substitute(self.fixed, self.tied).visit(_tree(self.formula))
         return tree
 
@@ -285,18 +410,24 @@ class Law:
     def gradient(
         self, parameters: Mapping[str, float], columns: Mapping[str, ArrayLike]
     ) -> dict[str, Array]:
-        """Derivatives of the loss by the free parameters: by the log of a coefficient (by the
-        coefficient itself where it is 0), and by an exponent.
+        """Derivatives of the loss by the free parameters: by the log of a coefficient or a scale
+        (by the coefficient itself where it is 0), and by an exponent.
 
         Args:
             parameters: a value for every parameter.
             columns: a value or array for every input, all of one shape.
 
-        Raises:
-            NotMonomialError: the formula is not a sum of monomials.
         """
         values = {n: np.asarray(columns[n], float) for n in self.inputs}
         shape = np.broadcast_shapes(*(v.shape for v in values.values()))
+        if not self.monomial:
+            found = self.jet(parameters, values).first
+            logged = {*self.coefficients, *self.scales}
+            scale = [parameters[n] or 1.0 if n in logged else 1.0 for n in self.free]
+            return {
+                n: np.broadcast_to(found.get(i, 0.0), shape) * scale[i]
+                for i, n in enumerate(self.free)
+            }
         found = {n: np.zeros(shape) for n in self.free}
         for term in (t for t in self.terms if not t.known):
             size = np.full(shape, term.number)
@@ -322,6 +453,22 @@ class Law:
                 found[e] += size * slope
         return found
 
+    def jet(self, parameters: Mapping[str, Any], columns: Mapping[str, Any]) -> Any:
+        """The loss with its derivatives by the free parameters, numbered in the order of ``free``.
+
+        Args:
+            parameters: a value (or a :class:`p2fit.jets.Jet`) for every free parameter.
+            columns: a value or array for every input.
+        """
+        from p2fit import jets
+
+        values = dict(columns)
+        for i, n in enumerate(self.free):
+            own = parameters[n]
+            values[n] = own if isinstance(own, jets.Jet) else jets.Jet(np.asarray(own), {i: 1.0})
+        with np.errstate(all="ignore"):
+            return _evaluate(self.tree, values, jets)
+
     def latex(self) -> str:
         """The formula in LaTeX."""
         # Without pruning there is no "before": N rather than N_0.
@@ -329,10 +476,11 @@ class Law:
         return "L = " + _latex(_tree(self.formula), {**_SYMBOLS, "params": size})[0]
 
 
-def evaluate(expression: str, columns: Mapping[str, Array]) -> Array:
+def evaluate(expression: str | ast.expr, columns: Mapping[str, Array]) -> Array:
     """A parameter-free expression, such as ``1 - sparsity``, on columns of shape (n,)."""
+    tree = _tree(expression) if isinstance(expression, str) else expression
     with np.errstate(all="ignore"):
-        return np.asarray(_evaluate(_tree(expression), columns), float)
+        return np.asarray(_evaluate(tree, columns), float)
 
 
 # ---------------------------------------------------------------- parsing
@@ -372,15 +520,15 @@ def _tree(formula: str) -> ast.expr:
     return tree
 
 
-def _names(tree: ast.AST) -> Iterator[ast.Name]:
+def names_in(tree: ast.AST) -> Iterator[ast.Name]:
     """Names in reading order, function names left out."""
     if isinstance(tree, ast.Name):
         yield tree
     elif isinstance(tree, ast.Call):
-        yield from _names(tree.args[0])
+        yield from names_in(tree.args[0])
     else:
         for child in ast.iter_child_nodes(tree):
-            yield from _names(child)
+            yield from names_in(child)
 
 
 class _Substitute(ast.NodeTransformer):
@@ -405,19 +553,35 @@ class _Substitute(ast.NodeTransformer):
         return ast.Call(node.func, [self.visit(node.args[0])], [])
 
 
-def _evaluate(node: ast.expr, values: Mapping[str, Any]) -> Any:
+def _summands(node: ast.expr) -> Iterator[ast.expr]:
+    """The parts of a sum, signs put in."""
+    match node:
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            yield from _summands(left)
+            yield from _summands(right)
+        case ast.BinOp(left=left, op=ast.Sub(), right=right):
+            yield from _summands(left)
+            for part in _summands(right):
+                yield ast.UnaryOp(ast.USub(), part)
+        case _:
+            yield node
+
+
+def _evaluate(node: ast.expr, values: Mapping[str, Any], functions: Any = np) -> Any:
+    """A formula's value: of arrays, or of anything that ``functions`` (divide, power, exp, log)
+    and + - * take."""
     match node:
         case ast.Constant(value=value):
             return float(value)  # type: ignore[arg-type]
         case ast.Name(id=name):
             return values[name]
         case ast.UnaryOp(op=op, operand=operand):
-            inner = _evaluate(operand, values)
+            inner = _evaluate(operand, values, functions)
             return -inner if isinstance(op, ast.USub) else inner
         case ast.Call(func=ast.Name(id=name), args=[argument]):
-            return _FUNCTIONS[name](_evaluate(argument, values))
+            return getattr(functions, name)(_evaluate(argument, values, functions))
         case ast.BinOp(left=left, op=op, right=right):
-            a, b = _evaluate(left, values), _evaluate(right, values)
+            a, b = _evaluate(left, values, functions), _evaluate(right, values, functions)
             match op:
                 case ast.Add():
                     return a + b
@@ -426,8 +590,8 @@ def _evaluate(node: ast.expr, values: Mapping[str, Any]) -> Any:
                 case ast.Mult():
                     return a * b
                 case ast.Div():
-                    return np.divide(a, b)
-            return np.power(a, b)
+                    return functions.divide(a, b)
+            return functions.power(a, b)
     raise AssertionError(ast.dump(node))  # _tree lets nothing else through
 
 
@@ -452,14 +616,12 @@ class _Monomial:
         powers = {b: p.times(power) for b, p in self.powers.items()}
         if not power.weights:
             if self.number < 0 and power.constant != round(power.constant):
-                raise NotMonomialError(
-                    f"a negative number, {self.number:g}, cannot take that power"
-                )
+                raise LawError(f"a negative number, {self.number:g}, cannot take that power")
             if self.number == 0 and power.constant < 0:
                 raise LawError("the formula divides by zero")
             return _Monomial(self.number**power.constant, powers)
         if self.number <= 0:
-            raise NotMonomialError(f"{self.number:g} cannot take an unknown power")
+            raise LawError(f"{self.number:g} cannot take an unknown power")
         if self.number != 1:
             base = repr(self.number)
             powers[base] = powers[base] + power if base in powers else power
@@ -467,7 +629,7 @@ class _Monomial:
 
 
 def _expand(node: ast.expr, parameters: set[str]) -> list[_Monomial]:
-    own = [n.id for n in _names(node)]
+    own = [n.id for n in names_in(node)]
     if not own:
         with np.errstate(all="ignore"):
             value = float(_evaluate(node, {}))
@@ -537,7 +699,7 @@ def _collect(monomials: list[_Monomial], parameters: set[str]) -> tuple[Term, ..
             continue
         if len(scales) > 1:
             names = " and ".join(b for b, _ in scales)
-            raise NotMonomialError(f"{names} multiply each other: only their product can be fitted")
+            raise LawError(f"{names} multiply each other: only their product can be fitted")
         coefficient, scale = scales[0] if scales else (None, Affine())
         terms.append(Term(number, coefficient, scale, rest))
     exponents = {e for t in terms for e in t.exponents} | {
@@ -550,10 +712,10 @@ def _collect(monomials: list[_Monomial], parameters: set[str]) -> tuple[Term, ..
         if t.coefficient and len(other) > 1:
             raise NotMonomialError(f"{t.coefficient} enters with two different powers")
         if t.coefficient and not t.scale.weights and t.scale.constant <= 0:
-            raise NotMonomialError(f"{t.coefficient} divides: write it as a factor")
+            raise LawError(f"{t.coefficient} divides: write it as a factor")
     lost = exponents - {e for t in terms for e in t.exponents}
     if lost:
-        raise NotMonomialError(f"{', '.join(sorted(lost))} is the power of no input")
+        raise LawError(f"{', '.join(sorted(lost))} is the power of no input")
     return tuple(terms)
 
 
@@ -619,8 +781,21 @@ def _latex(node: ast.expr, symbols: Mapping[str, str]) -> tuple[str, int]:
 # ---------------------------------------------------------------- the table of laws
 
 
-def _law(name: str, formula: str, description: str) -> Law:
-    return Law.parse(formula, name=name, description=description)
+def _law(
+    name: str,
+    formula: str,
+    description: str,
+    *,
+    columns: Collection[str] = (),
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+) -> Law:
+    return Law.parse(
+        formula,
+        columns=[*COLUMNS, *columns],
+        name=name,
+        description=description,
+        ranges=ranges,
+    )
 
 
 #: The laws that come with p2fit, by name.
@@ -680,6 +855,88 @@ LAWS: dict[str, Law] = {
             "(D_c/tokens)^alpha_D",
             "Loss of a large model with early stopping, in the tokens alone. "
             "Source: Kaplan et al. 2020, equation 1.2, arXiv 2001.08361.",
+        ),
+        _law(
+            "p2-shifted",
+            "base_loss + pruning_rate^-gamma * params^-delta"
+            " * (N_C/params^alpha + D_C/(tokens + D_0)^beta + E)",
+            "The P² law with its tokens shifted by D_0: finite right after pruning, and bent where "
+            "the first tokens help more than a power law says. "
+            "Source: after Chen et al. 2025, arXiv 2411.10272.",
+            ranges={"gamma": EITHER_SIGN, "delta": EITHER_SIGN},
+        ),
+        _law(
+            "kaplan-joint",
+            "((N_c/params)^(alpha_N/alpha_D) + D_c/tokens)^alpha_D",
+            "Loss in size and tokens together, without a floor: the scarcer of them sets it. "
+            "Source: Kaplan et al. 2020, equation 1.5, arXiv 2001.08361.",
+        ),
+        _law(
+            "skaling",
+            "E + (A/params^alpha + B/tokens^beta)^k",
+            "The Chinchilla law with a coupling exponent k on the sum of its power terms; k = 1 is "
+            "Chinchilla. Source: Videau et al. 2026, arXiv 2608.07222.",
+        ),
+        _law(
+            "shifted",
+            "E + A/(params + N_0)^alpha + B/(tokens + D_0)^beta",
+            "Power laws that flatten at small scale, where a shift outweighs the count. "
+            "Source: after Zhai et al. 2022, who shift compute, arXiv 2106.04560.",
+        ),
+        _law(
+            "bounded-rational",
+            "(E + L_0*(A/params^alpha + B/tokens^beta))/(1 + A/params^alpha + B/tokens^beta)",
+            "Between a floor E at large scale and a plateau L_0 at small scale. Source: after the "
+            "estimator M4 of Alabdulmohsin et al. 2022, arXiv 2209.06640, in one input and with "
+            "its shape exponent at 1, where it can be solved for the loss.",
+        ),
+        _law(
+            "broken",
+            "E + A*tokens^-c_0*(1 + (tokens/d_1)^(1/f_1))^(-c_1*f_1)",
+            "A power law of tokens that bends into another at d_1 tokens, over a width f_1. "
+            "Source: Caballero et al. 2023, one break, arXiv 2210.14891.",
+            ranges={"f_1": (0.02, 2.0), "c_0": (-5.0, 5.0), "c_1": (-5.0, 5.0)},
+        ),
+        _law(
+            "precision",
+            "E + A/(params*(1 - exp(-precision/gamma)))^alpha + B/tokens^beta",
+            "Training with weights of precision bits: fewer bits are fewer effective parameters. "
+            "Source: Kumar et al. 2024, arXiv 2411.04330.",
+            columns=["precision"],
+            ranges={"gamma": (0.05, 50.0)},
+        ),
+        _law(
+            "post-quantised",
+            "E + A/params^alpha + B/tokens^beta"
+            " + C_T*tokens^gamma_D/params^gamma_N*exp(-precision/gamma)",
+            "Quantisation to precision bits after training: it costs more the longer the model "
+            "was trained. Source: Kumar et al. 2024, arXiv 2411.04330.",
+            columns=["precision"],
+            ranges={"gamma": (0.05, 50.0)},
+        ),
+        _law(
+            "data-constrained",
+            "E + A/params^alpha + B/(unique_tokens*(1 + R_D*"
+            "(1 - exp(-(tokens/unique_tokens - 1)/R_D))))^beta",
+            "Tokens seen again are worth less: after about R_D repetitions, nothing. The size is "
+            "taken as it is (the paper discounts large ones too). "
+            "Source: Muennighoff et al. 2023, arXiv 2305.16264.",
+            columns=["unique_tokens"],
+            ranges={"R_D": (0.1, 1e4)},
+        ),
+        _law(
+            "annealing",
+            "L_0 + A/lr_area^alpha - C*lr_annealing",
+            "Loss along a run in the area under its learning rate and in how much of it was "
+            "annealed (p2fit.schedules.annealing): the points of decayed and undecayed schedules "
+            "lie on one surface. Source: Tissue et al. 2024, arXiv 2408.11029.",
+            columns=["lr_area", "lr_annealing"],
+        ),
+        _law(
+            "sengupta",
+            "base_loss^alpha*(1 + pruning_rate)^beta*(1 + 1/(tokens/1e9 + 1))^gamma",
+            "Compression and recovery as factors; tokens are counted in billions here (the unit of "
+            "the source is not known). Source: Sengupta et al. 2025, arXiv 2504.04342.",
         ),
     )
 }

@@ -24,7 +24,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from p2fit.laws import Array, Law
-from p2fit.least_squares import Problem, build, minimise, solve
+from p2fit.least_squares import minimise, solve
+from p2fit.problem import Problem, build
 from p2fit.rows import FitError, Source, Task, tasks
 from p2fit.solving import Solved, solve_task
 from p2fit.uncertainty import FAR, Covariance, expected_curvature, t_quantile
@@ -268,7 +269,8 @@ class _Path:
 
     @cached_property
     def log(self) -> bool:
-        return self.name in self.solved.problem.law.coefficients
+        law = self.solved.problem.law
+        return self.name in law.coefficients or self.name in law.scales
 
     def value(self, at: float) -> float:
         return math.exp(at) if self.log else at

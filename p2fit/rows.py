@@ -13,7 +13,7 @@ import polars as pl
 
 from p2fit.curves import REQUIRED, Curves, from_frame, read_curves
 from p2fit.identify import join
-from p2fit.laws import LAWS, Law, LawError, NotMonomialError, get_law
+from p2fit.laws import LAWS, Law, LawError, get_law
 
 Source = Curves | str | Path | BinaryIO | pl.DataFrame | Mapping[str, Any]
 
@@ -46,6 +46,11 @@ class Options:
     """Parameters held at values."""
     tie: Mapping[str, str] = field(default_factory=dict)
     """Parameters held equal to others."""
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Where parameters are searched, if not where their role in the formula says."""
+    start: Mapping[str, float] = field(default_factory=dict)
+    """Where the search for parameters begins, in a law that is not a sum of monomials; all over
+    their ranges by default."""
     residual: Literal["log", "linear"] = "log"
     """Of the log of the loss, or of the loss in nats per token."""
     loss: Literal["huber", "squared"] = "huber"
@@ -147,11 +152,16 @@ def tasks(source: Source, law: str | Law | None = None, **options: Any) -> list[
         raise FitError(f"no option is called {unknown[0]}; see p2fit.Options")
     asked = Options(**options)
     curves, chosen, why = open_curves(source, law, asked.columns)
-    try:
-        chosen = chosen.restrict(asked.fix, asked.tie) if asked.fix or asked.tie else chosen
-        _ = chosen.terms
-    except NotMonomialError as error:
-        raise LawError(f"not yet: p2fit fits sums of monomials so far, and here {error}") from None
+    chosen = chosen.restrict(asked.fix, asked.tie) if asked.fix or asked.tie else chosen
+    chosen = chosen.within(asked.ranges)
+    if chosen.monomial and asked.start:
+        raise LawError(f"{chosen.name} is a sum of monomials: its optimum is found without a start")
+    strangers = [n for n in asked.start if n not in chosen.exponents]
+    if strangers:
+        raise LawError(
+            f"a start is for what the loss is not linear in: {', '.join(chosen.exponents)}; "
+            f"{strangers[0]} is not"
+        )
     names = curves.frame.columns
     by = list(dict.fromkeys(asked.by or ()))
     timed = ("tokens",) if asked.min_tokens or asked.burn_in else ()

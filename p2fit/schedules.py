@@ -211,6 +211,39 @@ class Schedule:
         )
 
 
+def annealing(learning_rates: ArrayLike, *, decay: float = 0.999) -> tuple[FloatArray, FloatArray]:
+    """What a learning rate schedule has done by each step: its area, and how much was annealed.
+
+    The area is S₁ = Σ η_i; the annealing is S₂, the sum over steps of a momentum that gains every
+    fall of the learning rate and keeps the share ``decay`` of itself at each step (Tissue et al.
+    2024, arXiv 2408.11029, equations 2 and 3). They are the columns ``lr_area`` and
+    ``lr_annealing`` of the law ``annealing``.
+
+    >>> area, annealed = annealing([1.0, 1.0, 0.5, 0.0], decay=0.5)
+    >>> area.tolist(), annealed.tolist()
+    ([1.0, 2.0, 2.5, 2.5], [0.0, 0.0, 0.5, 1.25])
+
+    Args:
+        learning_rates: of each step, shape (steps,); leave the warm-up out.
+        decay: λ, in [0, 1).
+
+    Returns:
+        Area and annealing after each step, shape (steps,) each.
+
+    Raises:
+        ValueError: a decay outside [0, 1), or rates that are not finite numbers from 0 up.
+    """
+    rates = _checked(learning_rates)
+    if not 0 <= decay < 1:
+        raise ValueError("decay: give a number in [0, 1)")
+    momentum, total, annealed = 0.0, 0.0, np.zeros(len(rates))
+    for i, fall in enumerate(-np.diff(rates, prepend=rates[:1])):
+        momentum = decay * momentum + float(fall)
+        total += momentum
+        annealed[i] = total
+    return np.cumsum(rates), annealed
+
+
 def _checked(tokens: ArrayLike) -> FloatArray:
     t = np.asarray(tokens, dtype=np.float64)
     if not np.all((t >= 0) & np.isfinite(t)):

@@ -62,7 +62,7 @@ def law_page(law: Law) -> Group:
         ("columns", ", ".join(needs(law))),
         ("coefficients", f"{', '.join(law.coefficients)} (at least 0)"),
         (
-            "exponents",
+            "exponents" if law.monomial else "others",
             ", ".join(f"{e} ({ranges[e][0]:g} to {ranges[e][1]:g})" for e in law.exponents),
         ),
     ):

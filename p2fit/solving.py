@@ -12,17 +12,8 @@ import polars as pl
 
 from p2fit.identify import Identification, Undetermined, identify
 from p2fit.laws import Array, LawError
-from p2fit.least_squares import (
-    Index,
-    Problem,
-    Solution,
-    build,
-    loss,
-    minimise,
-    residuals,
-    settle,
-    solve,
-)
+from p2fit.least_squares import Solution, minimise, residuals, settle, solve
+from p2fit.problem import Index, Problem, build
 from p2fit.rows import FitError, Options, Task
 from p2fit.uncertainty import Covariance, covariance
 
@@ -80,10 +71,18 @@ def _solve(task: Task) -> Solved:
     columns = {x: frame[x].to_numpy() for x in law.inputs}
     y = frame["loss"].to_numpy()
     delta = options.delta if options.loss == "huber" else math.inf
-    problem = build(law, columns, y, np.ones(len(y)), residual=options.residual, delta=delta)
+    problem = build(
+        law,
+        columns,
+        y,
+        np.ones(len(y)),
+        residual=options.residual,
+        delta=delta,
+        start=options.start,
+    )
     problem, weighting = _weigh(problem, frame, options)
     solution = solve(problem, seed=options.seed)
-    if not (math.isfinite(solution.value) and np.all(loss(problem, solution.z[None]) > 0)):
+    if not (math.isfinite(solution.value) and np.all(problem.loss(solution.z[None]) > 0)):
         raise LawError("with these signs and fixed values the law gives no loss above 0")
     found = identify(problem, solution.z, columns)
     flat = _flat(problem, solution)

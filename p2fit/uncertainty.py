@@ -16,7 +16,7 @@ import numpy as np
 
 from p2fit.identify import Identification
 from p2fit.laws import Array
-from p2fit.least_squares import Problem, jacobian
+from p2fit.problem import Problem
 
 #: A coefficient's interval is open at an end further from the estimate than this factor.
 FAR = 1e6
@@ -68,11 +68,16 @@ class Covariance:
         if index >= k:
             error = float(deviation[index])
             low, high = z[index] - self.critical * error, z[index] + self.critical * error
-            shaped = {t.coefficient for t in problem.law.terms if name in t.exponents}
+            shaped = problem.law.shaped(name)
             ones = np.array([c in shaped for c in problem.names], float)
             together = self.critical * float(np.sqrt(ones @ self.inner @ ones))
             if None not in shaped and float(ones @ z) <= together:
                 return error, None, None
+            if problem.logged[index - k]:
+                value, reach = float(np.exp(z[index])), self.critical * error
+                far = reach >= math.log(FAR)
+                ends = (None, None) if far else (value * math.exp(-reach), value * math.exp(reach))
+                return value * error, *ends
             return (
                 error,
                 float(low) if low > problem.lower[index] else None,
@@ -106,13 +111,10 @@ class Covariance:
             change[:k, :k] = np.diag(1 / size)
             change[:k, k:] = -problem.centre[:, 1:]
             logs = np.log(size) - problem.centre[:, 0] - problem.centre[:, 1:] @ z[k:]
-            scale = problem.scales(z)
-            scales = {t.coefficient: t.scale for t in problem.law.terms if t.coefficient}
-            for i, name in enumerate(problem.law.coefficients):
-                for exponent, weight in scales[name].weights:
-                    j = k + problem.law.exponents.index(exponent)
-                    change[i, j] -= logs[i] * weight / scale[i]
-                change[i] /= scale[i]
+            scale, slopes = problem.scales(z), problem.scale_slopes
+            moved = np.where(slopes == 0, 0.0, logs[:, None] * slopes)
+            change[:k, k:] -= moved / scale[:, None]
+            change[:k] /= scale[:, None]
         change[:k][~np.isfinite(change[:k]).all(axis=1)] = 0.0
         return change
 
@@ -183,7 +185,7 @@ def _blocks(n: int) -> list[slice]:
 
 
 def _residual(problem: Problem, z: Array) -> tuple[Array, Array]:
-    fitted, jac = jacobian(problem, z)
+    fitted, jac = problem.jacobian(z)
     if problem.residual == "log":
         return np.log(fitted / problem.y), jac / fitted
     return fitted - problem.y, jac

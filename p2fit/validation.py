@@ -18,7 +18,7 @@ import polars as pl
 from p2fit import metrics
 from p2fit.fit import Fit, fit_task
 from p2fit.laws import Array, Law
-from p2fit.least_squares import Index
+from p2fit.problem import Index
 from p2fit.rows import FitError, Source, Task, tasks
 from p2fit.solving import Solved, solve_task
 

@@ -13,7 +13,8 @@ import p2fit
 from p2fit import bootstrap
 from p2fit.fit import to_json
 from p2fit.laws import LAWS
-from p2fit.least_squares import build, solve
+from p2fit.least_squares import solve
+from p2fit.problem import build
 from tests import simulate
 
 

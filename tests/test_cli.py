@@ -123,7 +123,9 @@ def test_a_fit_with_warnings_exits_0(curves: Path) -> None:
     [
         (["--law", "p3"], "no law is called p3"),
         (["--law", "E + sin(params)"], "functions: exp(x), log(x)"),
-        (["--law", "E + exp(-A*params)"], "not yet: p2fit fits sums of monomials so far"),
+        (["--range", "E=1"], "'E=1' is not of the form PARAMETER=LOW..HIGH"),
+        (["--range", "E=2..1"], "E cannot lie between 2 and 1"),
+        (["--start", "alpha=0.3"], "its optimum is found without a start"),
         (["--law", "average-params"], "average-params needs avg_params"),
         (["--where", "kept == 1"], 'unable to find column "kept"'),
         (["--where", "params > 1e20"], "no row is left to fit (180: params > 1e20 does not hold)"),

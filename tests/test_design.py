@@ -190,6 +190,11 @@ def test_what_is_open_moves_no_loss() -> None:
 def test_every_law_without_losses(name: str) -> None:
     table = bare(simulate.p2(seed=1, rates=(0.0, 0.25), sizes=(5e8, 1e9)))
     table["avg_params"] = table["params"] * (1 - table["pruning_rate"] * table["tokens"] / 1e9)
+    table["unique_tokens"] = table["tokens"] / 2
+    table["precision"] = np.resize([4.0, 8.0, 16.0], len(table["params"]))
+    table["lr_area"], table["lr_annealing"] = table["tokens"] / 1e6, table["tokens"] / 1e8
+    if name == "sengupta":
+        table["base_loss"] = 2.5
     found = report(table, name, design=True)
     assert 0 < found.rank <= found.parameters
     json.dumps(found.to_dict(), allow_nan=False)

@@ -73,11 +73,6 @@ def test_a_users_own_law_uses_any_column() -> None:
     assert fit.objective == pytest.approx(expected.objective, rel=1e-9)
 
 
-def test_a_formula_of_another_kind_is_not_yet() -> None:
-    with pytest.raises(p2fit.LawError, match=r"not yet: .* exp or log"):
-        p2fit.fit(simulate.chinchilla(seed=1), "E + exp(-A*params)")
-
-
 def test_an_input_that_is_not_positive_is_named() -> None:
     table = simulate.chinchilla(seed=1)
     table["sparsity"] = [0.0] * 60

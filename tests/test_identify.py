@@ -11,7 +11,8 @@ import pytest
 
 import p2fit
 from p2fit.laws import LAWS
-from p2fit.least_squares import build, minimise, settle, solve
+from p2fit.least_squares import minimise, settle, solve
+from p2fit.problem import build
 from tests import simulate
 
 

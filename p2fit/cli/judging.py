@@ -29,7 +29,7 @@ from p2fit.cli.shared import (
     multiple=True,
     metavar="LAW",
     help="A law by name (see p2fit laws) or a formula. Repeatable; by default all laws by name "
-    "whose columns are there and vary.",
+    "that are sums of monomials and whose columns are there and vary.",
 )
 @json_option
 def compare(curves: str, laws: tuple[str, ...], as_json: bool, **options: Any) -> None:

@@ -98,6 +98,21 @@ class Pair(click.ParamType[tuple[str, Any]]):
         return name, self.values.convert(right, param, ctx) if self.values else right
 
 
+class Range(click.ParamType[tuple[str, tuple[float, float]]]):
+    """``name=low..high``."""
+
+    name = "PARAMETER=LOW..HIGH"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, tuple[float, float]]:
+        if isinstance(value, tuple):
+            return value
+        found = re.fullmatch(r"\s*(\w+)\s*=\s*(.+?)\s*\.\.\s*(.+?)\s*", str(value))
+        if not found:
+            self.fail(f"{value!r} is not of the form {self.name}", param, ctx)
+        low, high = (Count().convert(end, param, ctx) for end in found.groups()[1:])
+        return found[1], (low, high)
+
+
 def names(ctx: Any, param: Any, value: str | None) -> list[str] | None:
     if value is None:
         return None
@@ -284,6 +299,24 @@ ROWS_AND_FIT = (
         type=Pair("PARAMETER=PARAMETER"),
         metavar="PARAMETER=PARAMETER",
         help="Hold a parameter equal to another, e.g. beta=alpha. Repeatable.",
+    ),
+    click.option(
+        "--range",
+        "ranges",
+        multiple=True,
+        callback=mapping,
+        type=Range(),
+        metavar="PARAMETER=LOW..HIGH",
+        help="Search a parameter here, e.g. gamma=0.5..20. Repeatable.",
+    ),
+    click.option(
+        "--start",
+        multiple=True,
+        callback=mapping,
+        type=Pair("PARAMETER=NUMBER", Count()),
+        metavar="PARAMETER=NUMBER",
+        help="Begin the search for a parameter here, in a law that is not a sum of monomials; all "
+        "over its range by default. Repeatable.",
     ),
     click.option(
         "--residual",

@@ -1,0 +1,130 @@
+"""Numbers that carry their first and second derivatives through a formula.
+
+Forward-mode differentiation over whole batches of rows and starts: a :class:`Jet` is an array with
+its derivatives by the parameters, and :mod:`p2fit.laws` evaluates a formula on jets as it does on
+arrays, with the functions of this module in place of NumPy's. A derivative that is 0 by the shape
+of the formula is not there, so a sum of terms costs what its terms do.
+
+Method: Griewank & Walther, Evaluating Derivatives (2008), chapter 13.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+Pair = tuple[int, int]
+
+
+class Jet:
+    """An array and its derivatives by numbered variables; all broadcast together."""
+
+    __array_ufunc__ = None  # an array on the left leaves the work to the jet on the right
+    __slots__ = ("first", "second", "value")
+
+    def __init__(
+        self, value: Any, first: Mapping[int, Any], second: Mapping[Pair, Any] | None = None
+    ) -> None:
+        self.value = value
+        """The array."""
+        self.first = first
+        """Derivative by variable i."""
+        self.second = second or {}
+        """Derivative by variables i <= j."""
+
+    def __add__(self, other: Any) -> Jet:
+        if not isinstance(other, Jet):
+            return Jet(self.value + other, self.first, self.second)
+        return Jet(
+            self.value + other.value,
+            _sum(self.first, other.first),
+            _sum(self.second, other.second),
+        )
+
+    __radd__ = __add__
+
+    def __neg__(self) -> Jet:
+        return self * -1.0
+
+    def __sub__(self, other: Any) -> Jet:
+        less: Jet = self + -other
+        return less
+
+    def __rsub__(self, other: Any) -> Jet:
+        less: Jet = -self + other
+        return less
+
+    def __mul__(self, other: Any) -> Jet:
+        if not isinstance(other, Jet):
+            return Jet(
+                self.value * other,
+                {i: d * other for i, d in self.first.items()},
+                {ij: d * other for ij, d in self.second.items()},
+            )
+        first = _sum((self * other.value).first, (other * self.value).first)
+        second = _sum((self * other.value).second, (other * self.value).second)
+        crossed: dict[Pair, Any] = {}
+        for i, a in self.first.items():
+            for j, b in other.first.items():
+                term = a * b if i != j else 2 * a * b
+                crossed = _sum(crossed, {(min(i, j), max(i, j)): term})
+        return Jet(self.value * other.value, first, _sum(second, crossed))
+
+    __rmul__ = __mul__
+
+
+def divide(a: Any, b: Any) -> Any:
+    """a / b."""
+    if not isinstance(b, Jet):
+        return a * np.divide(1.0, b) if isinstance(a, Jet) else np.divide(a, b)
+    inverse = np.divide(1.0, b.value)
+    return _chain(b, inverse, -(inverse**2), 2 * inverse**3) * a
+
+
+def power(a: Any, b: Any) -> Any:
+    """a ^ b."""
+    if isinstance(a, Jet) and isinstance(b, Jet):
+        return exp(b * log(a))
+    if isinstance(a, Jet):
+        value, below = np.power(a.value, b), np.power(a.value, b - 1)
+        return _chain(a, value, b * below, b * (b - 1) * np.power(a.value, b - 2))
+    if isinstance(b, Jet):
+        value, size = np.power(a, b.value), np.log(a)
+        return _chain(b, value, value * size, value * size**2)
+    return np.power(a, b)
+
+
+def exp(a: Any) -> Any:
+    """The exponential."""
+    if not isinstance(a, Jet):
+        return np.exp(a)
+    value = np.exp(a.value)
+    return _chain(a, value, value, value)
+
+
+def log(a: Any) -> Any:
+    """The natural logarithm."""
+    if not isinstance(a, Jet):
+        return np.log(a)
+    inverse = np.divide(1.0, a.value)
+    return _chain(a, np.log(a.value), inverse, -(inverse**2))
+
+
+def _chain(inner: Jet, value: Any, slope: Any, curve: Any) -> Jet:
+    """A function of a jet, from the function's value and its two derivatives."""
+    second = {ij: slope * d for ij, d in inner.second.items()}
+    names = sorted(inner.first)
+    for at, i in enumerate(names):
+        for j in names[at:]:
+            term = curve * inner.first[i] * inner.first[j]
+            second[i, j] = second[i, j] + term if (i, j) in second else term
+    return Jet(value, {i: slope * d for i, d in inner.first.items()}, second)
+
+
+def _sum(a: Mapping[Any, Any], b: Mapping[Any, Any]) -> dict[Any, Any]:
+    both = dict(a)
+    for key, value in b.items():
+        both[key] = both[key] + value if key in both else value
+    return both

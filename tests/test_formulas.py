@@ -1,0 +1,305 @@
+"""Laws that are not sums of monomials."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import p2fit
+from p2fit import jets
+from p2fit.laws import LAWS, Law
+from p2fit.problem import build
+
+# ---------------------------------------------------------------- derivatives
+
+FORMULAS = (
+    "E + A/(params + B)^alpha",
+    "E*exp(-alpha*params)/(1 + A*log(params + 1))",
+    "(A/params^(alpha/beta) + B/tokens)^beta",
+    "log(A + params^alpha) - (B*tokens)^-2",
+    "E - exp(A*params)^alpha*2^beta",
+)
+
+
+@given(
+    st.sampled_from(FORMULAS),
+    st.lists(st.floats(0.2, 1.5), min_size=5, max_size=5),
+    st.floats(0.5, 2.0),
+)
+@settings(max_examples=40, deadline=None)
+def test_jets_carry_the_derivatives(formula: str, values: list[float], at: float) -> None:
+    law = Law.parse(formula)
+    columns = {"params": np.array([at, 1.1]), "tokens": np.array([1.3, at])}
+    parameters = dict(zip(("E", "A", "B", "alpha", "beta"), values))
+    free = {n: parameters[n] for n in law.free}
+    whole = law.jet(free, columns)
+    assert whole.value == pytest.approx(law.predict(free, columns), rel=1e-12)
+    step = 1e-5
+    for i, n in enumerate(law.free):
+        ends = [law.jet({**free, n: free[n] + h}, columns) for h in (-step, step)]
+        slope = (ends[1].value - ends[0].value) / (2 * step)
+        assert np.broadcast_to(whole.first.get(i, 0.0), 2) == pytest.approx(
+            slope, rel=1e-6, abs=1e-7
+        )
+        for j in range(len(law.free)):
+            curve = (ends[1].first.get(j, 0.0) - ends[0].first.get(j, 0.0)) / (2 * step)
+            pair = whole.second.get((min(i, j), max(i, j)), 0.0)
+            assert np.broadcast_to(pair, 2) == pytest.approx(
+                np.broadcast_to(curve, 2), rel=1e-6, abs=1e-6
+            )
+
+
+def test_what_the_shape_makes_zero_is_not_carried() -> None:
+    law = Law.parse("E + A/params^alpha + B/tokens^beta")
+    found = law.jet(dict.fromkeys(law.free, 0.5), {"params": 2.0, "tokens": 3.0})
+    names = [tuple(law.free[i] for i in pair) for pair in found.second]
+    assert sorted(names) == [("A", "alpha"), ("B", "beta"), ("alpha", "alpha"), ("beta", "beta")]
+    assert isinstance(jets.exp(np.ones(2)), np.ndarray)
+
+
+# ---------------------------------------------------------------- roles
+
+
+def test_the_roles_of_parameters_follow_from_the_formula() -> None:
+    law = LAWS["precision"]
+    assert not law.monomial
+    assert law.coefficients == ("E", "A", "B")
+    assert law.exponents == ("gamma", "alpha", "beta")
+    assert law.powers == {"alpha", "beta"}
+    assert law.scales == {"gamma"}
+    assert law.ranges["gamma"] == (0.05, 50.0)
+    assert law.shaped("alpha") == {"A"}
+    shifted = LAWS["p2-shifted"]
+    assert shifted.scales == frozenset()
+    assert "D_0" not in shifted.powers
+    assert shifted.varied == ("pruning_rate", "params", "tokens")
+    assert LAWS["kaplan-joint"].coefficients == ()
+    assert LAWS["kaplan-joint"].scales == {"N_c", "D_c"}
+
+
+# ---------------------------------------------------------------- recovery
+
+N, D = (a.ravel() for a in np.meshgrid(np.geomspace(3e7, 3e9, 6), np.geomspace(1e9, 3e11, 8)))
+BITS = np.tile([3.0, 4.0, 6.0, 8.0, 16.0], 12)
+SMALL, SHORT = (
+    np.repeat(np.geomspace(3e7, 3e8, 4), 15),
+    np.tile(np.repeat(np.geomspace(1e9, 3e10, 3), 5), 4),
+)
+UNIQUE = np.repeat([1e9, 1e10], 40)
+BASE = np.repeat([0.5e9, 1.5e9, 3e9], 48)
+CHINCHILLA = {"E": 1.7, "A": 400.0, "alpha": 0.34, "B": 2000.0, "beta": 0.36}
+
+CASES: dict[str, tuple[dict[str, float], dict[str, Any]]] = {
+    "p2-shifted": (
+        {
+            "gamma": -1.3,
+            "delta": 0.05,
+            "N_C": 600.0,
+            "alpha": 0.3,
+            "D_C": 2700.0,
+            "beta": 0.35,
+            "E": 2.4,
+            "D_0": 1e7,
+        },
+        {
+            "params": BASE,
+            "tokens": np.tile(np.repeat(np.geomspace(1e6, 1e9, 16), 3), 3),
+            "pruning_rate": np.tile([0.15, 0.25, 0.35], 48),
+            "base_loss": 2.9 - 0.25 * np.log10(BASE / 5e8),
+        },
+    ),
+    # Kaplan et al. 2020, table 2 (WebText2).
+    "kaplan-joint": (
+        {"N_c": 6.4e13, "alpha_N": 0.076, "alpha_D": 0.103, "D_c": 1.8e13},
+        {"params": N, "tokens": D},
+    ),
+    "skaling": (
+        {"E": 1.7, "A": 2e5, "alpha": 0.6, "B": 3e6, "beta": 0.65, "k": 0.55},
+        {"params": N, "tokens": D},
+    ),
+    "shifted": ({**CHINCHILLA, "N_0": 3e7, "D_0": 2e9}, {"params": N, "tokens": D}),
+    "bounded-rational": (
+        {"E": 1.7, "L_0": 9.0, "A": 100.0, "alpha": 0.34, "B": 500.0, "beta": 0.36},
+        {"params": N, "tokens": D},
+    ),
+    "broken": (
+        {"E": 1.5, "A": 50.0, "c_0": 0.1, "d_1": 1e9, "c_1": 0.3, "f_1": 0.4},
+        {"params": np.full(60, 1e9), "tokens": np.geomspace(1e6, 1e11, 60)},
+    ),
+    "precision": (
+        {**CHINCHILLA, "gamma": 2.8},
+        {"params": SMALL, "tokens": SHORT, "precision": BITS},
+    ),
+    "post-quantised": (
+        {**CHINCHILLA, "C_T": 0.05, "gamma_D": 0.5, "gamma_N": 0.4, "gamma": 0.6},
+        {"params": SMALL, "tokens": SHORT, "precision": BITS},
+    ),
+    # Muennighoff et al. 2023, section 5: E, A, B, alpha = beta of their C4 fit, R_D* = 15.39.
+    "data-constrained": (
+        {"E": 1.87, "A": 521.0, "alpha": 0.353, "B": 1488.0, "beta": 0.353, "R_D": 15.39},
+        {
+            "params": np.tile(np.geomspace(3e7, 3e9, 8), 10),
+            "tokens": UNIQUE * np.tile(np.repeat([1, 2, 4, 8, 16], 8), 2),
+            "unique_tokens": UNIQUE,
+        },
+    ),
+}
+
+
+def table(name: str, noise: float = 0.0, seed: int = 0) -> dict[str, Any]:
+    truth, columns = CASES[name]
+    loss = LAWS[name].predict(truth, columns)
+    loss = loss * np.exp(noise * np.random.default_rng(seed).standard_normal(loss.shape))
+    return {"run": [f"run{i}" for i in range(len(loss))], **columns, "loss": loss}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_known_parameters_come_back(name: str) -> None:
+    truth, _ = CASES[name]
+    found = p2fit.fit(table(name), name)
+    assert found.objective < 1e-25
+    assert {n: p.estimate for n, p in found.parameters.items()} == pytest.approx(truth, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["shifted", "precision", "data-constrained"])
+def test_noise_leaves_the_truth_within_the_intervals(name: str) -> None:
+    truth, _ = CASES[name]
+    found = p2fit.fit(table(name, 1e-3, seed=3), name, loss="squared")
+    assert found.starts["agreed"] >= found.starts["tried"] // 2
+    inside = []
+    for parameter, value in truth.items():
+        low, high = found.parameters[parameter].interval or (None, None)
+        inside.append((low is None or low <= value) and (high is None or value <= high))
+    assert sum(inside) >= len(inside) - 1
+
+
+def test_annealing_puts_schedules_on_one_surface() -> None:
+    rates = {
+        "cosine": 0.5 + 0.5 * np.cos(np.linspace(0, np.pi, 400)),
+        "constant": np.ones(400),
+        "decayed": np.concatenate([np.ones(300), np.linspace(1, 0, 100)]),
+    }
+    parts = []
+    for run, schedule in rates.items():
+        area, annealed = p2fit.schedules.annealing(schedule)
+        loss = 2.6 + 1.2 / area**0.5 - 0.003 * annealed
+        parts.append(
+            pl.DataFrame({"lr_area": area, "lr_annealing": annealed, "loss": loss})
+            .with_columns(run=pl.lit(run), params=1e8, tokens=pl.int_range(1, 401) * 1e6)
+            .gather_every(20, offset=19)
+        )
+    found = p2fit.fit(pl.concat(parts), "annealing")
+    assert {n: p.estimate for n, p in found.parameters.items()} == pytest.approx(
+        {"L_0": 2.6, "A": 1.2, "alpha": 0.5, "C": 0.003}, rel=1e-6
+    )
+
+
+# ---------------------------------------------------------------- beside the monomial path
+
+
+@pytest.mark.parametrize("loss", ["huber", "squared"])
+def test_both_paths_agree_on_chinchilla(chinchilla: pl.DataFrame, loss: str) -> None:
+    rows = chinchilla.filter(pl.col("kept") == 1)
+    plain = p2fit.fit(rows, "chinchilla", loss=loss)
+    other = "E + A*exp(-alpha*log(params)) + B/tokens^beta"
+    assert not Law.parse(other).monomial
+    general = p2fit.fit(rows, other, loss=loss)
+    assert general.objective == pytest.approx(plain.objective, rel=1e-8)
+    for name, one in plain.parameters.items():
+        assert general.parameters[name].estimate == pytest.approx(one.estimate, rel=1e-4)
+        assert general.parameters[name].interval == pytest.approx(one.interval, rel=2e-3)
+    there = {"params": 1e11, "tokens": 1e12}
+    assert general.interval(there) == pytest.approx(plain.interval(there), rel=1e-4)
+
+
+def test_a_factor_outside_its_unit_is_found(chinchilla: pl.DataFrame) -> None:
+    rows = chinchilla.filter(pl.col("kept") == 1)
+    plain = p2fit.fit(rows, "shifted")
+    scaled = p2fit.fit(rows.with_columns(pl.col("params", "tokens") * 1e3), "shifted")
+    assert scaled.objective == pytest.approx(plain.objective, rel=1e-9)
+
+
+# ---------------------------------------------------------------- all that hangs on a fit
+
+
+@pytest.fixture(scope="module")
+def noisy() -> dict[str, Any]:
+    return table("precision", 2e-3, seed=1)
+
+
+def test_bootstrap_profile_hold_out_and_comparison_take_any_law(noisy: dict[str, Any]) -> None:
+    plain = p2fit.fit(noisy, "precision", loss="squared")
+    drawn = p2fit.fit(noisy, "precision", loss="squared", bootstrap=100)
+    for name in ("E", "alpha", "beta", "gamma"):
+        a, b = plain.parameters[name].stderr, drawn.parameters[name].stderr
+        assert a is not None
+        assert b is not None
+        assert 0.5 < a / b < 2
+    profiles = p2fit.profile(noisy, "precision", loss="squared", parameters=["gamma"])
+    low, high = profiles[0].interval
+    ends = plain.parameters["gamma"].interval
+    assert ends is not None
+    assert [low, high] == pytest.approx(list(ends), rel=0.2)
+    held = p2fit.validate(noisy, "precision", loss="squared", holdout=["k-fold:4"])
+    assert held[0].score is not None
+    compared = p2fit.compare(noisy, ["precision", "chinchilla"], loss="squared")[0]
+    assert compared.scores[0].law.name == "precision"
+
+
+def test_draws_and_json_keep_the_law(noisy: dict[str, Any], tmp_path: Any) -> None:
+    found = p2fit.fit(noisy, "precision", ranges={"gamma": (0.5, 20.0)})
+    found.save(tmp_path / "fit.json")
+    again = p2fit.load(tmp_path / "fit.json")
+    assert isinstance(again, p2fit.Fit)
+    assert again.law.ranges["gamma"] == (0.5, 20.0)
+    assert again.to_dict() == found.to_dict()
+    drawn = again.draws(4000)
+    assert drawn is not None
+    assert np.all(drawn["gamma"] > 0)
+    ends = found.parameters["gamma"].interval
+    assert np.quantile(drawn["gamma"], [0.025, 0.975]) == pytest.approx(ends, rel=0.1)
+
+
+def test_a_start_and_a_range_are_kept(noisy: dict[str, Any]) -> None:
+    found = p2fit.fit(noisy, "precision", start={"gamma": 2.0})
+    anywhere = p2fit.fit(noisy, "precision")
+    assert found.objective == pytest.approx(anywhere.objective, rel=1e-6)
+    narrow = p2fit.fit(noisy, "precision", ranges={"gamma": (3.5, 20.0)})
+    assert narrow.parameters["gamma"].at_bound
+    assert narrow.parameters["gamma"].estimate == pytest.approx(3.5)
+    with pytest.raises(p2fit.LawError, match="A is not"):
+        p2fit.fit(noisy, "precision", start={"A": 2.0})
+    with pytest.raises(p2fit.LawError, match="B2 is not a parameter"):
+        p2fit.fit(noisy, "precision", ranges={"B2": (0.0, 1.0)})
+
+
+def test_what_the_data_cannot_tell_is_named(chinchilla: pl.DataFrame) -> None:
+    rows = chinchilla.filter(pl.col("kept") == 1)
+    found = p2fit.fit(rows, "E + A/params^alpha + B/tokens^beta + C*exp(-A2/A2)")
+    together = {n for u in found.identification["undetermined"] for n in u["parameters"]}
+    assert {"A2", "E", "C"} <= together
+    assert found.parameters["alpha"].identified
+
+
+def test_a_formula_without_value_on_a_row_is_one_line(chinchilla: pl.DataFrame) -> None:
+    with pytest.raises(p2fit.FitError, match="not finite in some rows"):
+        p2fit.fit(chinchilla, "log(kept - 1) + E + exp(-A*params/1e9)")
+
+
+def test_coefficients_enter_linearly_in_any_problem() -> None:
+    for name, (_, columns) in CASES.items():
+        law = LAWS[name]
+        n = len(next(iter(columns.values())))
+        columns = {x: np.broadcast_to(np.asarray(v, float), (n,)) for x, v in columns.items()}
+        problem = build(law, columns, np.full(n, 2.0), np.ones(n))
+        z = problem.generic()
+        k = problem.coefficients
+        there, half = z.copy(), z.copy()
+        there[:k], half[:k] = 3.0, 2.0
+        ends = problem.loss(np.stack([z, there]))
+        assert problem.loss(half[None])[0] == pytest.approx(ends.mean(axis=0), rel=1e-9), name
