@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from p2fit.design import DesignReport, identify_design
     from p2fit.importing import Imported, import_logs
     from p2fit.log_rows import ImportedRun
+    from p2fit.pictures import plot
     from p2fit.plan.choose import Choice, plan_choose
     from p2fit.plan.compute import ComputePlan, plan_compute
     from p2fit.plan.runs import NextRuns, plan_next
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from p2fit.prediction import Prediction, predict
     from p2fit.profiles import Profile, profile
     from p2fit.quantities import Quantity
+    from p2fit.reporting import report
     from p2fit.simulation import simulate
     from p2fit.validation import Validation, validate
 
@@ -64,9 +66,11 @@ __all__ = [
     "plan_compute",
     "plan_next",
     "plan_tokens",
+    "plot",
     "predict",
     "profile",
     "read_curves",
+    "report",
     "schedules",
     "simulate",
     "validate",
@@ -91,9 +95,11 @@ _LATER = {
     "plan_tokens": "plan.tokens",
     "Prediction": "prediction",
     "predict": "prediction",
+    "plot": "pictures",
     "Profile": "profiles",
     "profile": "profiles",
     "Quantity": "quantities",
+    "report": "reporting",
     "schedules": "schedules",
     "simulate": "simulation",
     "Validation": "validation",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from p2fit.fit import Fit
 
 _LEVELS = 4  # values of each input, as many as the data have at most
+_FAR = 50.0  # of a log loss: such losses say nothing, and their numbers overflow
 _ITERATIONS = 30
 
 
@@ -54,7 +55,7 @@ def covariance_draws(fit: Fit, size: int, seed: int) -> dict[str, Array]:
     found = minimise(
         problem,
         np.repeat(problem.internal(at)[None], size, axis=0),
-        y=centre * np.exp(drawn),
+        y=centre * np.exp(np.clip(drawn, -_FAR, _FAR)),
         iterations=_ITERATIONS,
         damping=0.02,
     )

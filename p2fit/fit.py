@@ -24,6 +24,7 @@ import numpy as np
 import polars as pl
 
 from p2fit import __version__, metrics
+from p2fit.curves import FRAME
 from p2fit.files import write_text
 from p2fit.identify import Identification, join
 from p2fit.laws import LAWS, Array, Law, LawError
@@ -211,6 +212,38 @@ class Fit:
             return None
         found = np.stack([self.law.predict(cast("dict[str, float]", p), columns) for p in usable])
         return found.min(axis=0), found.max(axis=0)
+
+    def request(self) -> dict[str, Any]:
+        """What :func:`fit_each` takes to make it again, besides its curves and its law."""
+        own = {f.name for f in fields(Options)} & set(self.options)
+        return {
+            "columns": dict(self.data["columns"]),
+            "by": list(self.group) or None,
+            "pool": not self.group,
+            **{name: self.options[name] for name in own},
+        }
+
+    def task(self, curves: Source | None = None) -> Task:
+        """The rows that it was fitted to, chosen as then, and how.
+
+        Args:
+            curves: where they are; None: the file that the fit names, which must be as it was.
+
+        Raises:
+            FitError: they are not there, or not the rows that it was fitted to.
+            CurvesError: faults in the file.
+        """
+        source, data = curves, self.data
+        if source is None:
+            if data["source"] in (FRAME, "<stdin>"):
+                raise FitError(f"the fit was made of {data['source']}: say where the curves are")
+            source = Path(data["source"])
+        found = tasks(source, self.law, **self.request())
+        task = next((t for t in found if dict(t.group) == dict(self.group)), None)
+        moved = isinstance(source, str | Path) and found[0].curves.sha256 != data["sha256"]
+        if moved or task is None or task.frame.height != data["used"]:
+            raise FitError(f"{found[0].curves.source}: not the rows of this fit: fit again")
+        return task
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; null where there is no number, never NaN."""

@@ -203,7 +203,7 @@ def _span(law: Law, name: str, columns: Mapping[str, Array]) -> tuple[float, flo
 def _beside(law: Law, name: str) -> str | None:
     """A column in the smallest part of the formula that joins the parameter with one."""
     found = None
-    for part in ast.walk(law.tree):  # outer parts first
+    for part in ast.walk(law.restricted):  # outer parts first
         if isinstance(part, ast.BinOp) and not isinstance(part.op, ast.Pow):
             left, right = ({n.id for n in names_in(side)} for side in (part.left, part.right))
             if name in left | right:

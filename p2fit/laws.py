@@ -213,6 +213,11 @@ class Law:
         return replace(self, stated={**self.stated, **ranges}) if ranges else self
 
     @cached_property
+    def tree(self) -> ast.expr:
+        """The formula as a parsed expression, in the nodes of Python's ``ast``."""
+        return _tree(self.formula)
+
+    @cached_property
     def free(self) -> tuple[str, ...]:
         """Names of the parameters that are fitted."""
         return tuple(p for p in self.parameters if p not in self.fixed and p not in self.tied)
@@ -226,7 +231,7 @@ class Law:
             LawError: a parameter is left without a term.
         """
         parameters = set(self.parameters)
-        terms = _collect(_expand(self.tree, parameters), parameters)
+        terms = _collect(_expand(self.restricted, parameters), parameters)
         used = {t.coefficient for t in terms} | {e for t in terms for e in t.exponents}
         idle = [p for p in self.free if p not in used]
         if idle:
@@ -270,7 +275,7 @@ class Law:
         if self.monomial:
             return frozenset()
         shifts: set[str] = set()
-        for node in ast.walk(self.tree):
+        for node in ast.walk(self.restricted):
             if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
                 shifts |= {n.id for n in (node.left, node.right) if isinstance(n, ast.Name)}
         signed = {n for n, (low, _) in self.stated.items() if low <= 0}
@@ -284,7 +289,7 @@ class Law:
         values: dict[str, Any] = dict.fromkeys(self.inputs, np.float64(1.7))
         values |= {n: jets.Jet(np.float64(0.3), {i: 1.0}) for i, n in enumerate(self.free)}
         with np.errstate(all="ignore"):
-            return _evaluate(self.tree, values, jets)
+            return _evaluate(self.restricted, values, jets)
 
     def shaped(self, exponent: str) -> set[str | None]:
         """Coefficients of the terms that an exponent shapes; None where a term has none."""
@@ -294,7 +299,7 @@ class Law:
         linear = [self.free.index(c) for c in self.coefficients]
         mine = {self.free[i] for i in linear if (min(i, at), max(i, at)) in self._shape.second}
         rest = replace(self, fixed={**self.fixed, **dict.fromkeys(self.coefficients, 0.0)})
-        others = {n.id for n in names_in(rest.tree)}
+        others = {n.id for n in names_in(rest.restricted)}
         return {*mine, *({None} if exponent in others or not mine else ())}
 
     @cached_property
@@ -306,7 +311,7 @@ class Law:
         else:
             found = {
                 n.id
-                for part in _summands(self.tree)
+                for part in _summands(self.restricted)
                 if any(n.id in self.free for n in names_in(part))
                 for n in names_in(part)
             }
@@ -327,7 +332,7 @@ class Law:
         if self.monomial:
             return frozenset(self.exponents)
         inside: set[str] = set()
-        for node in ast.walk(self.tree):
+        for node in ast.walk(self.restricted):
             match node:
                 case ast.BinOp(op=ast.Pow(), right=right):
                     inside |= {n.id for n in names_in(right)}
@@ -364,7 +369,7 @@ class Law:
         """The summands without free parameters."""
         known = [
             part
-            for part in _summands(self.tree)
+            for part in _summands(self.restricted)
             if not any(n.id in self.free for n in names_in(part))
         ]
         total: ast.expr = ast.Constant(0.0)
@@ -373,7 +378,7 @@ class Law:
         return total
 
     @cached_property
-    def tree(self) -> ast.expr:
+    def restricted(self) -> ast.expr:
         """The formula, with fixed values and ties put in."""
         tree: ast.expr = _Substitute(self.fixed, self.tied).visit(_tree(self.formula))
         return tree
@@ -467,7 +472,7 @@ class Law:
             own = parameters[n]
             values[n] = own if isinstance(own, jets.Jet) else jets.Jet(np.asarray(own), {i: 1.0})
         with np.errstate(all="ignore"):
-            return _evaluate(self.tree, values, jets)
+            return _evaluate(self.restricted, values, jets)
 
     def latex(self) -> str:
         """The formula in LaTeX."""

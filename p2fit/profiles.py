@@ -175,14 +175,15 @@ def profile(
     names = [n for n in free if n in (parameters or free)]
     profiles = []
     for task in found:
-        for one in _profiles(task, names):
+        for one in profile_task(task, names):
             profiles.append(one)
             if progress is not None:
                 progress(len(profiles), len(found) * len(names))
     return profiles
 
 
-def _profiles(task: Task, names: Sequence[str]) -> Iterator[Profile]:
+def profile_task(task: Task, names: Sequence[str]) -> Iterator[Profile]:
+    """Profile these parameters of a task, one after the other."""
     solved = solve_task(task)
     problem, found, spread = solved.problem, solved.identification, solved.covariance
     if len(problem.y) <= found.rank:

@@ -70,7 +70,7 @@ class Covariance:
             low, high = z[index] - self.critical * error, z[index] + self.critical * error
             shaped = problem.law.shaped(name)
             ones = np.array([c in shaped for c in problem.names], float)
-            together = self.critical * float(np.sqrt(ones @ self.inner @ ones))
+            together = self.critical * math.sqrt(max(float(ones @ self.inner @ ones), 0.0))
             if None not in shaped and float(ones @ z) <= together:
                 return error, None, None
             if problem.logged[index - k]:

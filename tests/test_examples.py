@@ -37,7 +37,7 @@ from p2fit.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
-DOCS = [ROOT / "docs" / name for name in ("import.md", "planning.md")]
+DOCS = [ROOT / "docs" / name for name in ("import.md", "planning.md", "pictures.md")]
 PAGES = [ROOT / "README.md", *DOCS, *sorted(EXAMPLES.rglob("*.md"))]
 FILES = sorted(EXAMPLES.rglob("*.csv"))
 BLOCK = re.compile(r"^```(console|pycon)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -18,6 +18,7 @@ from p2fit import __version__
 _MODULES = {
     "fitting": ("fit", "check", "laws", "schema"),
     "importing": ("import",),
+    "drawing": ("plot", "report"),
     "judging": ("compare", "identify", "profile", "validate"),
     "using": ("plan", "predict", "simulate"),
 }

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from p2fit.cli.shared import (
+    bootstrapping,
     column_option,
     echo,
     fitting,
@@ -19,19 +20,7 @@ from p2fit.cli.shared import (
 
 @click.command()
 @fitting
-@click.option(
-    "--bootstrap",
-    type=click.IntRange(min=0),
-    default=0,
-    metavar="NUMBER",
-    help="Standard errors and intervals from this many resamples, e.g. 4000.",
-)
-@click.option(
-    "--resample",
-    type=click.Choice(["wild", "runs"]),
-    help="How: random weights for each run's residuals (the default where runs have several "
-    "rows), or runs with replacement.",
-)
+@bootstrapping
 @json_option
 @click.option(
     "-o",

@@ -85,7 +85,7 @@ def validate(
     with working(f"validating on {curves}") as progress:
         found = validate_law(curves, holdout=holdout, progress=progress, **options)
     if picture is not None:
-        from p2fit.plot import draw_validation, save
+        from p2fit.pictures import draw_validation, save
 
         save(draw_validation(found), picture)
     print_all(found, as_json, as_list=True)
@@ -155,7 +155,7 @@ def profile(
     with working(f"profiling {curves}") as progress:
         found = profile_law(curves, parameters=parameters, progress=progress, **options)
     if picture is not None:
-        from p2fit.plot import draw_profiles, save
+        from p2fit.pictures import draw_profiles, save
 
         save(draw_profiles(found), picture)
     if as_json:

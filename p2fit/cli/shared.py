@@ -247,9 +247,10 @@ def saved_fit(command: Callable[..., None]) -> Callable[..., None]:
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
 
 
-def _picture(ctx: Any, param: Any, path: str | None) -> str | None:
+def picture_file(ctx: Any, param: Any, path: str | None) -> str | None:
+    """Refuses the name of another kind of file."""
     if path is not None:  # before the work, not after it
-        from p2fit.plot import check_format
+        from p2fit.pictures import check_format
 
         check_format(path)
     return path
@@ -259,7 +260,7 @@ picture_option = click.option(
     "--plot",
     "picture",
     type=click.Path(dir_okay=False),
-    callback=_picture,
+    callback=picture_file,
     metavar="PICTURE",
     help="Also draw it: a file that ends in .png, .svg or .pdf.",
 )
@@ -381,3 +382,20 @@ def comparing(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(ROWS_AND_FIT[1:]):
         command = option(command)
     return click.argument("curves", metavar="CURVES.CSV")(command)
+
+
+def bootstrapping(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of a bootstrap."""
+    command = click.option(
+        "--resample",
+        type=click.Choice(["wild", "runs"]),
+        help="How: random weights for each run's residuals (the default where runs have several "
+        "rows), or runs with replacement.",
+    )(command)
+    return click.option(
+        "--bootstrap",
+        type=click.IntRange(min=0),
+        default=0,
+        metavar="NUMBER",
+        help="Standard errors and intervals from this many resamples, e.g. 4000.",
+    )(command)

@@ -1,0 +1,59 @@
+"""The pictures' colours as variables of the page, so that they are readable in the dark too."""
+
+from __future__ import annotations
+
+import re
+
+from p2fit.pictures.style import BAND, BEYOND, COLOURS, FAINT, INK, STEPS
+
+_DARK = {
+    INK: "#e4e6e9",
+    FAINT: "#a3a9b0",
+    BAND: "#3b4149",
+    BEYOND: "#242930",
+    "#ffffff": "#14171b",
+    **dict(zip(COLOURS, ("#5db0e6", "#ff8f4a", "#35c79b", "#e5a3c8", "#f2b84b", "#8ccdf5"))),
+    # The same steps of viridis, without its darkest end.
+    **dict(
+        zip(
+            STEPS,
+            (
+                *("#3f7fb5", "#2f9aa0", "#1fa88a", "#37b878"),
+                *("#5ec962", "#90d743", "#c2df23", "#fde725"),
+            ),
+        )
+    ),
+}
+
+#: Colour of the table -> the page's variable, its light and its dark value.
+VARIABLES = {
+    colour: (f"--c{i}", colour.lower(), dark) for i, (colour, dark) in enumerate(_DARK.items())
+}
+
+
+def themed(svg: str, anchor: str) -> str:
+    """A picture to put into a page: no prologue, ids of its own, colours as variables.
+
+    Args:
+        svg: a document as matplotlib writes it.
+        anchor: what every id begins with, so that no two pictures share one.
+    """
+    drawing = svg[svg.index("<svg") :]
+    drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
+    drawing = re.sub(r"<!--.*?-->\n?", "", drawing, flags=re.DOTALL)
+    drawing = re.sub(r'\bid="', f'id="{anchor}-', drawing)
+    drawing = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{anchor}-", drawing)
+    for colour, (name, _, _) in VARIABLES.items():
+        drawing = re.sub(re.escape(colour), f"var({name})", drawing, flags=re.IGNORECASE)
+    # A hundredth of a point is fine enough for a place, not for a scale.
+    drawing = re.sub(r"(scale\([^)]*\))|(\d\.\d{2})\d+", _shortened, drawing)
+    head, end, rest = drawing.partition(">")
+    wide, high = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', head)[0]
+    return (
+        f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 {wide} {high}" '
+        f'style="--wide: {float(wide):.0f}px" aria-hidden="true" focusable="false"{end}{rest}'
+    )
+
+
+def _shortened(found: re.Match[str]) -> str:
+    return found[1] or found[2]

@@ -1,0 +1,506 @@
+"""What the page says in words and in rows of tables, taken from the fit and nothing else."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from p2fit.curves import FRAME
+from p2fit.fit import Estimate, Fit
+from p2fit.identify import join
+from p2fit.laws import LAWS
+from p2fit.pictures.plans import settled
+from p2fit.pictures.style import count, label, shown
+from p2fit.rows import Options, Task
+
+if TYPE_CHECKING:
+    from p2fit.comparison import Comparison, Difference
+    from p2fit.plan.compute import ComputePlan
+    from p2fit.plan.tokens import TokensPlan
+    from p2fit.quantities import Quantity
+    from p2fit.reporting import Section
+    from p2fit.validation import Validation
+
+#: Law -> its name as people say it.
+NAMES = {
+    "p2": "the P² law",
+    "p2-no-size": "the P² law without its size factor",
+    "chinchilla": "the Chinchilla law",
+    "average-params": "the average-parameter law",
+    "chinchilla-pruned": "the Chinchilla law in the parameters left after pruning",
+    "frantar": "the law of Frantar et al. for sparse training",
+    "kaplan-n": "the law of Kaplan et al. in the size",
+    "kaplan-d": "the law of Kaplan et al. in the tokens",
+    "custom": "a law of your own",
+}
+
+CAPTIONS = {
+    "curves": "Points are rows, lines the fit: solid where that group has rows, dashed where it "
+    "has none. Bands are 95 % intervals of the mean. What lies beyond all the data is shaded.",
+    "observed": "A point on the line was fitted exactly. Runs far off it are named.",
+    "residuals": "What the law misses. Rows should lie about 0 all along: a median that bends "
+    "away is a fault of the law, not of the data.",
+    "holdouts": "Predictions of rows that the fit did not see.",
+    "contours": "Along a line the predicted loss is the same. Beyond the data, shaded, the law is "
+    "all there is.",
+    "saturation": "A diamond is where a doubling of the tokens gains less than the threshold, its "
+    "bar the 95 % interval; dotted lines are where a curve ends with endless tokens.",
+    "compute": "Size and tokens that reach the lowest loss with a given compute of 6 FLOPs per "
+    "parameter and token. Points are the rows as they were run.",
+    "draws": "Each point is one set of parameters that the fit holds possible. A narrow slanted "
+    "cloud means that two parameters trade off: neither is known by itself.",
+}
+
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number to some digits as print has it: 0.3473, 2143, 1.27 × 10⁴."""
+    if value is None:
+        return "—"
+    text, _, power = f"{value:.{digits}g}".partition("e")
+    if power and -4 <= int(power) < 6:
+        text, power = f"{float(f'{value:.{digits}g}'):.10g}", ""
+    text = text.replace("-", "−")
+    return f"{text} × 10{str(int(power)).translate(_RAISED)}" if power else text
+
+
+def law_name(fit: Fit) -> str:
+    """The law as people call it."""
+    return NAMES.get(fit.law.name, fit.law.name)
+
+
+def upper(text: str) -> str:
+    """The first letter made large, unless a sentence begins with the name of something."""
+    named = re.match(r"\w*_|\w+(,| and| =| is | are | moves )", text)
+    return text if named else text[:1].upper() + text[1:]
+
+
+def plural(number: int, word: str) -> str:
+    return f"{number} {word}" + "s" * (number != 1)
+
+
+def group(fit: Fit) -> str:
+    """The group in words."""
+    return ", ".join(f"{k} = {v}" for k, v in fit.group.items())
+
+
+def percent(share: float | None, digits: int = 3) -> str:
+    return "—" if share is None else f"{100 * share:.{digits}g} %"
+
+
+def title(fit: Fit) -> str:
+    """What the page is about: the law and the file, without its folders."""
+    name = fit.data["source"].replace("\\", "/").rpartition("/")[2]
+    return f"{upper(law_name(fit))} on {'a table' if name == FRAME else name}"
+
+
+def input_name(name: str) -> str:
+    """An input in words."""
+    if name in ("params", "avg_params", "active_params"):
+        return label(name).removesuffix("s") + " count"
+    return "loss of the unpruned model" if name == "base_loss" else label(name)
+
+
+def values(fit: Fit) -> dict[str, float]:
+    """The numbers to put into the formula: of the parameters that mean something by themselves."""
+    return {
+        n: p.estimate
+        for n, p in fit.parameters.items()
+        if p.estimate is not None and (p.identified or p.fixed)
+    }
+
+
+# ---------------------------------------------------------------- in short
+
+
+def in_short(section: Section) -> Iterator[str]:
+    """The few sentences to read first."""
+    fit = section.fit
+    m, data = fit.metrics, fit.data
+    yield (
+        f"{upper(law_name(fit))} was fitted to {plural(data['used'], 'row')} of "
+        f"{plural(data['runs'], 'run')}. It misses the loss by {percent(_float(m['mape']))} on "
+        f"average (RMSE {number(_float(m['rmse']))} nats per token)."
+    )
+    found = fit.identification
+    if not found["undetermined"]:
+        yield "The curves determine every parameter of the law."
+    else:
+        yield (
+            f"The curves determine {found['rank']} of {found['parameters']} directions of the "
+            "parameters: single values of the others mean nothing."
+        )
+    scored = [v for v in section.validations if v.score is not None]
+    for v in scored:
+        assert v.score is not None
+        skills = [s.skill for s in v.score.skills if s.skill is not None]
+        against = ""
+        if skills:
+            worst = min(skills)
+            against = ", no better than a simple guess"
+            if worst > 0:
+                against = f", {percent(worst, 2)} closer (RMSE) than the best simple guess"
+        yield (f"Put to the test on {v.about}: off by {percent(v.score.mape)} on average{against}.")
+    ranged = [v.about for v in section.validations if v.score is None]
+    if ranged:
+        yield f"Of {join(tuple(ranged))} the rest tells a range, and no single number."
+    if fit.warnings:
+        yield f"There {'is' if len(fit.warnings) == 1 else 'are'} " + (
+            plural(len(fit.warnings), "warning") + ", below."
+        )
+
+
+# ---------------------------------------------------------------- what was fitted
+
+
+def facts(fit: Fit) -> Iterator[tuple[str, str]]:
+    """What went into the fit."""
+    data, options = fit.data, fit.options
+    yield "File", data["source"]
+    for column, name in data["columns"].items():
+        yield "Column", f"{column} is taken from {name}"
+    used = f"{data['used']} of {data['rows']}, of {plural(data['runs'], 'run')}"
+    yield "Rows", used
+    for reason, rows in data["excluded"].items():
+        yield "Left out", f"{plural(rows, 'row')}: {reason}"
+    for name, span in data["range"].items():
+        low, high = (shown(name, span[end]) for end in ("min", "max"))
+        ends = low if low == high else f"{low} to {high}"
+        yield upper(input_name(name)), f"{ends} ({plural(span['distinct'], 'value')})"
+    if fit.backend != "least-squares":
+        yield "Method", f"{fit.backend}: draws from the posterior"
+        return
+    kind = "Huber loss" if options["loss"] == "huber" else "squared loss"
+    kind += f", δ = {options['delta']:g}," if options["loss"] == "huber" else ""
+    of = "the log of the loss" if options["residual"] == "log" else "the loss in nats"
+    yield "Method", f"least squares: {kind} of residuals of {of}"
+    if options["weights"] == "runs":
+        yield "Weights", "every run the same"
+    elif options["weights"] == "stderr":
+        yield "Weights", f"1/(s² + τ²), s from loss_stderr, τ = {number(options['tau'])}"
+    tried, agreed = fit.starts["tried"], fit.starts["agreed"]
+    yield "Search", f"{agreed} of {plural(tried, 'start')} ended at the best objective"
+
+
+def why(fit: Fit) -> str:
+    """Why this law."""
+    if fit.law.name == "custom":
+        return (
+            "The formula is your own; of its names, "
+            f"{join(fit.law.inputs) or 'none'} "
+            f"{'are columns' if len(fit.law.inputs) > 1 else 'is a column'}, the rest parameters."
+        )
+    chosen = fit.data["chosen"]
+    if chosen:
+        return f"p2fit chose {law_name(fit)} because {chosen}."
+    return f"{upper(law_name(fit))} was asked for."
+
+
+def described(fit: Fit) -> str:
+    """What the law says, and its source."""
+    law = LAWS.get(fit.law.name)
+    return law.description if law is not None else ""
+
+
+# ---------------------------------------------------------------- parameters
+
+
+def parameters(fit: Fit) -> Iterator[tuple[str, tuple[str, str, str, str]]]:
+    """Each parameter: estimate, 95 % interval, standard error, and a note."""
+    for name, p in fit.parameters.items():
+        yield name, (number(p.estimate), _interval(p), number(p.stderr, 3), _note(p))
+
+
+def _interval(p: Estimate) -> str:
+    if p.fixed:
+        return "—"
+    if p.interval is None:
+        return "—" if p.identified else "open"
+    low, high = p.interval
+    if low is None and high is None:
+        return "open"
+    if low is None:
+        return f"up to {number(high)}"
+    return f"from {number(low)}" if high is None else f"{number(low)} to {number(high)}"
+
+
+def _note(p: Estimate) -> str:
+    if p.fixed:
+        return "given"
+    if p.tied:
+        return f"the same as {p.tied}"
+    if not p.identified:
+        return "not determined"
+    return "at the end of its range" if p.at_bound else ""
+
+
+def intervals(fit: Fit) -> str:
+    """Where the intervals come from."""
+    if fit.backend != "least-squares":
+        return "Intervals hold 95 % of the posterior."
+    if fit.bootstrap is not None and fit.covariance is not None:
+        unit = {"wild": "wild bootstrap over", "runs": "bootstrap of"}[fit.bootstrap["resample"]]
+        return (
+            f"95 % intervals by a {unit} {fit.covariance['clusters']} runs, "
+            f"{fit.bootstrap['count']} draws."
+        )
+    if fit.covariance is not None:
+        unit = fit.covariance["unit"]
+        return (
+            f"95 % intervals by leaving out each of {fit.covariance['clusters']} "
+            f"{'runs' if unit == 'run' else 'values of ' + unit} in turn."
+        )
+    return "There are no intervals: see below."
+
+
+def unknown(fit: Fit) -> Iterator[str]:
+    """What the data do not tell, one sentence each."""
+    for one in fit.identification["undetermined"]:
+        names, reasons = tuple(one["parameters"]), "; ".join(one["reasons"])
+        told = "cannot be told by" if len(names) == 1 else "cannot be told apart by"
+        yield (
+            f"{join(names)} {told} these curves"
+            + (f" ({reasons})" if reasons else "")
+            + ". The values in the table are one choice of many that fit equally well: do not read "
+            "them, and do not carry them elsewhere."
+        )
+    groups = {n for one in fit.identification["undetermined"] for n in one["parameters"]}
+    for name, p in fit.parameters.items():
+        if name in groups or p.interval is None or p.fixed or p.tied:
+            continue
+        low, high = p.interval
+        begin = f"The interval of {name} is open"
+        if low is None and high is None:
+            yield f"{begin} at both ends: the curves bound it nowhere."
+        elif low is None:
+            yield f"{begin} below: the curves do not say how small it may be."
+        elif high is None:
+            yield f"{begin} above: the curves do not say how large it may be."
+
+
+def warned(fit: Fit) -> Iterator[str]:
+    """Warnings that :func:`unknown` does not say already."""
+    for line in fit.warnings:
+        if "not determined" not in line and "not separately determined" not in line:
+            yield upper(line) + "."
+
+
+# ---------------------------------------------------------------- how well
+
+
+def scores(fit: Fit) -> Iterator[tuple[str, str, str]]:
+    """Each score, its value, and what it is."""
+    m = fit.metrics
+    rmse, mape = _float(m["rmse"]), _float(m["mape"])
+    if m["r2_excess"] is not None:
+        what = "share of the variance of the loss above the unpruned model's that is explained"
+        yield "R²", number(_float(m["r2_excess"])), what
+    elif m["r2"] is not None:
+        yield "R²", number(_float(m["r2"])), "share of the variance of the loss that is explained"
+    yield "RMSE", number(rmse), "root mean square miss, nats per token"
+    yield "MAPE", percent(mape), "mean miss as a share of the loss"
+    if m["asd"] is not None:
+        what = f"mean difference of slopes along a run, {m['asd_unit']}"
+        yield "ASD", number(_float(m["asd"])), what
+
+
+def tests(section: Section) -> Iterator[tuple[str, str, str, str, str, str]]:
+    """Each hold-out: what, points, RMSE, MAPE, inside their interval, skill."""
+    for v in section.validations:
+        points = str(v.held_out)
+        if v.score is None:
+            yield upper(v.about), points, "—", "—", "—", "a range, and no single number"
+            continue
+        s = v.score
+        skill = "; ".join(f"{_signed(k.skill)} against {_BASELINES[k.baseline]}" for k in s.skills)
+        yield (
+            upper(v.about),
+            points,
+            number(s.rmse),
+            percent(s.mape),
+            percent(s.coverage),
+            (skill or "—"),
+        )
+
+
+_BASELINES = {
+    "last value": "the run's last value",
+    "power law": "a power law of the run",
+    "nearest curve": "the nearest curve",
+    "two nearest": "the two nearest curves",
+}
+
+
+def _signed(value: float | None) -> str:
+    return "—" if value is None else f"{value:+.2f}".replace("-", "−")
+
+
+def test_notes(validations: list[Validation]) -> list[str]:
+    """Their warnings, each once."""
+    return list(dict.fromkeys(f"{upper(w)}." for v in validations for w in v.warnings))
+
+
+def compared(comparison: Comparison) -> Iterator[tuple[str, str, str, str, str]]:
+    """Each law: its formula, error on left-out runs, how much worse than the best, in-sample."""
+    for i, s in enumerate(comparison.scores):
+        worse = "best" if i == 0 and s.loss is not None else _against(s.difference, s.loss)
+        yield s.label, s.law.formula, percent(s.mape), worse, number(s.fit.metrics["rmse"])  # type: ignore[arg-type]
+
+
+def _against(difference: Difference | None, loss: float | None) -> str:
+    if difference is None or loss is None:
+        return "not everywhere defined"
+    if difference.stderr == 0:
+        return "the same" if difference.value == 0 else "worse"
+    times = difference.value / difference.stderr
+    return f"worse by {times:.1f} standard errors" if times > 0 else "about the same"
+
+
+# ---------------------------------------------------------------- plan
+
+
+def saturation(plans: list[TokensPlan]) -> Iterator[tuple[str, str, str, str, str, str]]:
+    """Each model and goal: tokens, 95 % interval, FLOPs, loss there."""
+    for plan in plans:
+        model = ", ".join(
+            f"{label(x)} {shown(x, v)}" for x, v in plan.at.items() if x != "base_loss"
+        )
+        for goal in plan.goals:
+            words = _GOALS[goal.kind].format(goal.asked, 100 * goal.asked)
+            if not settled(goal.tokens):
+                found = ("not determined", _span(goal.tokens, count), "—", "—")
+            else:
+                flops = "—" if goal.flops is None else _reach(goal.flops.value, number)
+                tokens = _reach(goal.tokens.value, count)
+                found = (tokens, _span(goal.tokens, count), flops, number(goal.loss))
+            yield upper(model) or "Any", words, *found
+
+
+_GOALS = {
+    "gain": "until a doubling gains < {0:g} nats",
+    "recover": "to win back {1:g} % of what pruning cost",
+}
+
+
+def budgets(plan: ComputePlan) -> Iterator[tuple[tuple[str, str], ...]]:
+    """Each budget: FLOPs, size, tokens, tokens per parameter and loss, each with its interval."""
+    for b in plan.budgets:
+        yield (
+            (f"10{str(round(math.log10(b.flops))).translate(_RAISED)}", ""),
+            (count(b.size.value), _span(b.size, count)),
+            (count(b.tokens.value), _span(b.tokens, count)),
+            (number(b.ratio.value, 3), _span(b.ratio, lambda v: number(v, 3))),
+            (number(b.loss.value), _span(b.loss, number)),
+        )
+
+
+def exponents(plan: ComputePlan) -> str:
+    """How size and tokens grow with compute."""
+    what = "average size" if plan.size == "avg_params" else "size"
+    a, b = (
+        f"{number(q.value, 3)}" + (f" ({_span(q, lambda v: number(v, 3))})" if q.interval else "")
+        for q in (plan.a, plan.b)
+    )
+    return f"The best {what} grows as compute to the power {a}, the tokens as compute to {b}."
+
+
+def plan_notes(section: Section) -> list[str]:
+    """What the reader of a plan should know, each once."""
+    if not section.tokens and section.compute is None:
+        return [f"No plan: {section.no_plan}."]
+    notes = dict.fromkeys(note for plan in section.tokens for note in plan.notes)
+    if len(notes) > 3:  # much the same, for one model after the other
+        notes = dict.fromkeys(["Some of these lie far beyond the data: see the shaded part."])
+    if section.compute is not None:
+        notes |= dict.fromkeys(section.compute.notes)
+    elif "base_loss" not in section.fit.law.inputs:
+        notes[section.no_plan] = None
+    return [f"{upper(note.removesuffix('.'))}." for note in notes]
+
+
+def _reach(value: float, words: Callable[[float], str]) -> str:
+    return "never" if math.isinf(value) else words(value)
+
+
+def _span(quantity: Quantity, words: Callable[[float], str]) -> str:
+    if not settled(quantity) and quantity.range is not None:
+        low, high = (_reach(end, words) for end in quantity.range)
+        return f"{low} to {high} fit as well"
+    if quantity.interval is None:
+        return "—"
+    low, high = (_reach(end, words) for end in quantity.interval)
+    return low if low == high else f"{low} to {high}"
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def alt(kind: str, fit: Fit, task: Task) -> str:
+    """What a picture shows."""
+    rows = plural(task.frame.height, "row")
+    inputs = [input_name(i) for i in fit.law.inputs if i != "base_loss"]
+    rmse = number(_float(fit.metrics["rmse"]))
+    return {
+        "curves": f"Measured loss of {rows} and the fitted curves with their 95 % intervals, over "
+        f"{join(tuple(inputs)) or 'nothing'}.",
+        "observed": f"Observed against predicted loss of {rows}; the root mean square distance "
+        f"from the diagonal is {rmse} nats per token.",
+        "residuals": f"Observed minus predicted loss of {rows} against "
+        f"{join((*inputs, 'the predicted loss'))}.",
+        "holdouts": "Predicted and measured loss of rows that were held out, with 95 % intervals; "
+        "the table before says the same in numbers.",
+        "contours": "Lines of equal predicted loss over two of the inputs, with the rows on top.",
+        "saturation": "The fitted curves far beyond the data, their limits, and where a doubling "
+        "of the tokens hardly helps; the table before says the same in numbers.",
+        "compute": "Best size, tokens, tokens per parameter and loss against compute, with 95 % "
+        "intervals; the table before says the same in numbers.",
+        "draws": "Histograms and pairwise scatter plots of the parameters, drawn as the fit is "
+        "unsure of them; the table of parameters says the same in numbers.",
+    }[kind]
+
+
+# ---------------------------------------------------------------- how to reproduce
+
+
+def command(fit: Fit) -> str:
+    """The command that makes this page; empty where the rows came from no file."""
+    source = fit.data["source"]
+    if source.startswith("<") or fit.backend != "least-squares":
+        return ""
+    asked: list[str] = ["p2fit", "report", source]
+    custom = fit.law.name == "custom"
+    if custom or not fit.data["chosen"]:
+        asked += ["--law", fit.law.formula if custom else fit.law.name]
+    pairs: Mapping[str, Mapping[str, Any]] = {
+        "--column": fit.data["columns"],
+        "--fix": fit.law.fixed,
+        "--tie": fit.law.tied,
+    }
+    for flag, found in pairs.items():
+        for name, value in found.items():
+            asked += [flag, f"{name}={_text(value)}"]
+    if fit.group:
+        asked += ["--by", ",".join(fit.group)]
+    plain = {f.name: f.default for f in fields(Options)}
+    skip = {"columns", "by", "pool", "fix", "tie"}
+    for name, usual in plain.items():
+        value = fit.options.get(name, usual)
+        if name in skip or value == usual or (name == "weights" and value == "rows"):
+            continue
+        flag = "--" + name.replace("_", "-")
+        asked += [flag] if value is True else [flag, _text(value)]
+    return shlex.join([*asked, "-o", "report.html"])
+
+
+def _text(value: Any) -> str:
+    return f"{value:.15g}" if isinstance(value, float) else str(value)
+
+
+def _float(value: float | str | None) -> float | None:
+    return None if value is None or isinstance(value, str) or math.isnan(value) else value

@@ -1,0 +1,234 @@
+"""Pictures of saved fits: readable, the same bytes every time, and never of other rows."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from click.testing import CliRunner
+
+import p2fit
+from p2fit import FitError
+from p2fit.cli import main
+from p2fit.pictures import KINDS, save
+from p2fit.pictures.style import BAND, BEYOND, COLOURS, FAINT, INK, STEPS, Steps, count, svg
+from tests import simulate
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def fitted(name: str, **options: Any) -> p2fit.Fit:
+    return p2fit.fit_each(EXAMPLES / name / f"{name}.csv", **options)[0]
+
+
+@pytest.fixture(scope="module")
+def fits() -> dict[str, p2fit.Fit]:
+    """One of each kind: many sizes, many rates, too little data, curves, a law of one's own."""
+    return {
+        "chinchilla": fitted("chinchilla", where="kept == 1"),
+        "open": fitted("pruned_llama3_depth"),
+        "eight rows": fitted("sparsellm_1b", fix={"alpha": 0.3473, "beta": 0.3672}),
+        "three inputs": fitted("frantar_vit"),
+        "custom": fitted(
+            "pruned_llama3_depth", law="base_loss + C*pruning_rate^gamma/params^delta"
+        ),
+    }
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(main, [str(a) for a in arguments], prog_name="p2fit")
+
+
+def drawn(figure: Any) -> Any:
+    """The figure, laid out."""
+    figure.draw_without_rendering()
+    return figure
+
+
+def boxes(texts: Any) -> list[Any]:
+    return [t.get_window_extent() for t in texts if t.get_visible() and t.get_text()]
+
+
+@pytest.mark.parametrize("kind", ["curves", "observed", "residuals", "contours", "draws"])
+def test_nothing_covers_the_data_and_no_two_ticks_meet(
+    fits: dict[str, p2fit.Fit], kind: Any
+) -> None:
+    for name, fit in fits.items():
+        figure = drawn(p2fit.plot(fit, kind))
+        (legend,) = figure.legends
+        words = [t.get_text() for t in legend.get_texts() if t.get_text()]
+        assert words, name
+        for axis in figure.axes:
+            assert not legend.get_window_extent().overlaps(axis.get_window_extent()), name
+            for line in (axis.xaxis, axis.yaxis):
+                low, high = sorted(line.get_view_interval())
+                ticks = [t for t in line.get_major_ticks() if low <= t.get_loc() <= high]
+                found = boxes(t.label1 for t in ticks)
+                for a, b in itertools.pairwise(found):
+                    assert not a.overlaps(b), (name, kind, line.get_label())
+
+
+def test_curves_go_on_beyond_the_data_which_is_shaded(fits: dict[str, p2fit.Fit]) -> None:
+    figure = p2fit.plot(fits["chinchilla"], "curves")
+    (axis,) = figure.axes
+    most = fits["chinchilla"].data["range"]["tokens"]["max"]
+    shade: Any
+    (shade,) = [p for p in axis.patches if p.get_facecolor()[:3] == pytest.approx(rgb(BEYOND))]
+    assert shade.get_x() == pytest.approx(most)
+    assert axis.get_xlim()[1] == pytest.approx(shade.get_x() + shade.get_width())
+    assert axis.get_xscale() == "log"
+    assert [t.get_text() for t in figure.legends[0].get_texts()][-1] == ""
+
+
+def rgb(colour: str) -> list[float]:
+    return [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+
+
+def test_a_panel_for_each_size_and_the_base_model_in_each() -> None:
+    curves = simulate.p2(seed=0)
+    figure = p2fit.plot(p2fit.fit(curves), "curves", curves=curves)
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles == ["parameters 500M", "parameters 1.5B", "parameters 3B"]
+    words = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert {"0.15", "0.25", "0.35", "base model", "95 % interval"} <= set(words)
+
+
+def test_what_is_not_determined_has_a_range_and_no_draws(fits: dict[str, p2fit.Fit]) -> None:
+    words = {t.get_text() for t in p2fit.plot(fits["open"]).legends[0].get_texts()}
+    assert "range of equally good fits" in words
+    title = p2fit.plot(fits["open"], "draws").legends[0].get_title().get_text()
+    assert title == "not determined, and left out: delta, N_C, alpha, D_C, beta, E"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_command_and_the_same_bytes_again(tmp_path: Path, kind: str) -> None:
+    saved = tmp_path / "fit.json"
+    fitted("chinchilla", where="kept == 1").save(saved)
+    for end, magic in ((".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")):
+        written = []
+        for copy in "ab":
+            picture = tmp_path / f"{copy}{end}"
+            found = run("plot", saved, "--kind", kind, "-o", picture)
+            assert (found.exit_code, found.output) == (0, "")
+            written.append(picture.read_bytes())
+        assert written[0].startswith(magic)
+        assert written[0] == written[1]
+    assert 5_000 < len(written[0]) < 1_000_000
+
+
+def test_every_colour_is_in_the_table(fits: dict[str, p2fit.Fit]) -> None:
+    """A page puts others in their place, for readers in the dark."""
+    known = {c.lower() for c in (INK, FAINT, BAND, BEYOND, *COLOURS, *STEPS, "#ffffff")}
+    for fit in fits.values():
+        for kind in KINDS[:4]:
+            used = set(re.findall(r"#[0-9a-f]{6}\b", svg(p2fit.plot(fit, kind)).lower()))  # type: ignore[arg-type]
+            assert used <= known
+
+
+def test_rows_must_be_those_of_the_fit(tmp_path: Path) -> None:
+    table = pl.DataFrame(simulate.chinchilla(20, seed=1))
+    path, saved = tmp_path / "curves.csv", tmp_path / "fit.json"
+    table.write_csv(path)
+    assert run("fit", path, "-o", saved).exit_code == 0
+    moved = path.rename(tmp_path / "moved.csv")
+    picture = tmp_path / "p.png"
+    found = run("plot", saved, "-o", picture)
+    assert found.exit_code == 2
+    assert "no such file" in found.stderr
+    assert run("plot", saved, "-o", picture, "--curves", moved).exit_code == 0
+    table.with_columns(pl.col("loss") + 0.1).write_csv(moved)
+    found = run("plot", saved, "-o", picture, "--curves", moved)
+    assert found.exit_code == 2
+    assert found.stderr == f"{moved}: not the rows of this fit: fit again\n"
+
+
+def test_a_fit_of_a_table_needs_the_table() -> None:
+    curves = simulate.chinchilla(20, seed=1)
+    fit = p2fit.fit(curves)
+    with pytest.raises(FitError, match="the fit was made of <frame>: say where the curves are"):
+        p2fit.plot(fit)
+    assert p2fit.plot(fit, curves=curves).axes
+    with pytest.raises(FitError, match="not the rows of this fit"):
+        p2fit.plot(fit, curves=simulate.chinchilla(19, seed=1))
+
+
+def test_options_of_the_fit_choose_the_same_rows(tmp_path: Path) -> None:
+    path = EXAMPLES / "gadre_overtraining" / "gadre_overtraining.csv"
+    options: Any = {"by": ["train_set"], "where": "tokens > 1e9", "columns": {"loss": "loss_lo95"}}
+    for fit in p2fit.fit_each(path, min_tokens=2e9, **options):
+        fit.save(tmp_path / "fit.json")
+        task = p2fit.load(tmp_path / "fit.json").task()  # type: ignore[union-attr]
+        assert task.frame.height == fit.data["used"]
+        assert fit.predict(task.frame.to_dict()).shape == (fit.data["used"],)
+        assert float(task.frame["tokens"].min()) >= 2e9  # type: ignore[arg-type]
+
+
+def test_one_of_several_fits_is_chosen(tmp_path: Path) -> None:
+    saved, picture = tmp_path / "fit.json", tmp_path / "p.png"
+    path = EXAMPLES / "gadre_overtraining" / "gadre_overtraining.csv"
+    run("fit", path, "--by", "train_set", "-o", saved)
+    found = run("plot", saved, "-o", picture)
+    assert found.exit_code == 2
+    assert "3 fits: choose the one to draw by --group (train_set=c4_original; " in found.stderr
+    assert run("plot", saved, "-o", picture, "--group", "train_set=rpj").exit_code == 0
+    found = run("plot", saved, "-o", picture, "--group", "train_set=pile")
+    assert found.exit_code == 2
+    assert "no such group; it has train_set=c4_original" in found.stderr
+
+
+def test_faults_in_one_line(tmp_path: Path) -> None:
+    saved = tmp_path / "fit.json"
+    curves = simulate.chinchilla(3, seed=1)
+    p2fit.fit(curves, "kaplan-n").save(saved)
+    assert "a picture's name ends in" in run("plot", saved, "-o", "p.gif").stderr
+    fit = p2fit.fit(curves, "kaplan-n")
+    with pytest.raises(FitError, match="two inputs that vary"):
+        p2fit.plot(fit, "contours", curves=curves)
+    with pytest.raises(FitError, match="is not a picture; there are curves"):
+        p2fit.plot(fit, "pie", curves=curves)  # type: ignore[arg-type]
+    assert run("plot", tmp_path / "none.json", "-o", "p.png").exit_code == 2
+
+
+@pytest.mark.parametrize("runs", [1, 2, 300])
+def test_odd_curves(runs: int, tmp_path: Path) -> None:
+    """Names that other programs would read something into; one run, and many."""
+    curves = simulate.chinchilla(runs * 5, seed=2, outliers=0.1)
+    names = ["$x_1$", "a<b>&'\"", "ö 模型 🦙", "\\frac", "x" * 200]
+    curves["run"] = [f"{names[i % 5]}{i // 5}" for i in range(runs * 5)]
+    if runs == 1:
+        curves["run"] = ["$x$"] * 5
+    fit = p2fit.fit(curves)
+    for kind in ("curves", "observed", "residuals", "contours"):
+        save(p2fit.plot(fit, kind, curves=curves), tmp_path / "p.png")
+    assert (tmp_path / "p.png").stat().st_size > 5_000
+
+
+def test_curves_of_a_moving_count_run_through_their_own_rows() -> None:
+    """The average count falls along a run: no curve at one count goes through its rows."""
+    tokens = [1e9, 2e9, 4e9, 8e9, 1.6e10] * 4
+    start = [s for s in (2e8, 5e8, 1e9, 2e9) for _ in range(5)]
+    mean = [s * (1 - 0.1 * (i % 5)) for i, s in enumerate(start)]
+    loss = [1.8 + 480 / n**0.35 + 2100 / d**0.37 for n, d in zip(mean, tokens)]
+    run_ = [f"r{i // 5}" for i in range(20)]
+    curves = {"run": run_, "params": start, "avg_params": mean, "tokens": tokens, "loss": loss}
+    figure = p2fit.plot(p2fit.fit(curves), curves=curves)
+    words = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert "beyond the data" not in words
+
+
+def test_counts_and_steps() -> None:
+    numbers = (0, 950, 1e3, 999_960, 50e6, 1.2358144e9, 2e12, 3e18)
+    assert [count(v) for v in numbers] == [
+        *("0", "950", "1K", "1M", "50M", "1.24B", "2T", "3e+18"),
+    ]
+    many = Steps("params", np.geomspace(1e8, 1e10, 40))
+    assert len(many.words) == 6
+    assert many.words[0] == "100M–203M"
+    assert many.of(np.array([1e8, 2.02e8, 1e10])).tolist() == [0, 0, 5]
+    few = Steps("pruning_rate", np.array([0.1, 0.5, 0.1]))
+    assert few.words == ["0.1", "0.5"]
