@@ -481,6 +481,8 @@ def command(fit: Fit) -> str:
         "--column": fit.data["columns"],
         "--fix": fit.law.fixed,
         "--tie": fit.law.tied,
+        "--range": {n: "..".join(map(_text, ends)) for n, ends in fit.options["ranges"].items()},
+        "--start": fit.options["start"],
     }
     for flag, found in pairs.items():
         for name, value in found.items():
@@ -488,7 +490,7 @@ def command(fit: Fit) -> str:
     if fit.group:
         asked += ["--by", ",".join(fit.group)]
     plain = {f.name: f.default for f in fields(Options)}
-    skip = {"columns", "by", "pool", "fix", "tie"}
+    skip = {"columns", "by", "pool", "fix", "tie", "ranges", "start"}
     for name, usual in plain.items():
         value = fit.options.get(name, usual)
         if name in skip or value == usual or (name == "weights" and value == "rows"):
