@@ -22,9 +22,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "benchmarks" / "README.md"
 VENV = ROOT / ".cache" / "bench-venv"
-PARTS = ("peers", "rows", "recovery", "coverage", "bootstrap", "design")
+PARTS = ("peers", "rows", "recovery", "coverage", "bootstrap", "design", "samplers", "sbc")
 #: simple-scaling-laws needs Python 3.12; without one its rows say so.
-PEERS = ("scipy", "chinchilla", "autograd", "jax")
+PEERS = ("scipy", "chinchilla", "autograd", "jax", "arviz", "nutpie", "numpyro", "pymc")
 NEWER_PEERS = ("simple-scaling-laws",)
 #: One thread of linear algebra for every tool: on a shared machine more of them wait, not work.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")

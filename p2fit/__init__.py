@@ -16,6 +16,7 @@ from p2fit.rows import FitError, Options, check
 
 if TYPE_CHECKING:
     from p2fit import schedules
+    from p2fit.bayes.fitting import BayesOptions
     from p2fit.comparison import Comparison, compare
     from p2fit.design import DesignReport, identify_design
     from p2fit.importing import Imported, import_logs
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LAWS",
+    "BayesOptions",
     "Choice",
     "Comparison",
     "ComputePlan",
@@ -78,6 +80,7 @@ __all__ = [
 
 # What a fit does not need is imported when it is asked for.
 _LATER = {
+    "BayesOptions": "bayes.fitting",
     "Comparison": "comparison",
     "compare": "comparison",
     "DesignReport": "design",

@@ -87,6 +87,13 @@ class Score:
     """Akaike's criterion, corrected for few rows; None where it would mean nothing."""
     bic: float | None
     """The Bayesian information criterion; None likewise."""
+    elpd: float | None = None
+    """Of the Bayesian backend: log density that the posterior predicts for the log losses of runs
+    left out, summed over runs; higher is better."""
+    difference_elpd: Difference | None = None
+    """Of ``elpd`` from the best law's (the sum over runs, at most 0, and its standard error)."""
+    refitted: int | None = None
+    """Runs left out in fact, where importance sampling did not do."""
 
     @property
     def label(self) -> str:
@@ -96,7 +103,7 @@ class Score:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; null where there is no number."""
         own = {k: v for k, v in vars(self).items() if k not in ("law", "fit")}
-        for name in ("difference", "difference_squares"):
+        for name in ("difference", "difference_squares", "difference_elpd"):
             own[name] = asdict(own[name]) if own[name] else None
         return {
             "law": self.label,
@@ -193,6 +200,12 @@ class Comparison:
                 *({True: "yes", False: "no", None: "—"}[s.conditions[c]] for c in used),
             )
         parts: list[Any] = [head, Text(), Text("fitted without them"), left_out]
+        if self.scores[0].elpd is not None:
+            density = table("log density", "from best", "refitted")
+            for s in self.scores:
+                gap = "best" if s.difference_elpd is None else against(s.difference_elpd)
+                density.add_row(Text(s.label), number(s.elpd), gap, str(s.refitted))
+            parts += [Text(), Text("predictive density of left-out runs, by Bayes"), density]
         parts += [Text(), Text("fitted to all rows"), inside]
         return Group(*parts, *([Text()] if self.notes else []), *map(Text, self.notes))
 
@@ -221,6 +234,9 @@ def compare(
     source: Source,
     laws: Sequence[str | Law] = (),
     *,
+    backend: str = "least-squares",
+    noise: str | None = None,
+    prior: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> list[Comparison]:
@@ -230,6 +246,10 @@ def compare(
         source: a CSV file (``-`` for standard input), a table, or :class:`Curves`.
         laws: names from :data:`LAWS`, formulas, or :class:`Law`; none: all laws of the table that
             are sums of monomials and whose columns are there and vary.
+        backend: ``bayes`` also compares by the log predictive density of left-out runs
+            (needs the extra ``bayes``).
+        noise, prior: of the Bayesian model, as in :class:`p2fit.BayesOptions`; a prior goes to
+            every law that has the parameter.
         progress: called with fits done and in all.
         options: the fields of :class:`Options`. What is fixed or tied is so in every law that has
             a parameter of that name.
@@ -244,16 +264,26 @@ def compare(
         raise FitError("give a list of laws: a comparison takes two")
     if options.get("bootstrap"):
         raise FitError("a comparison has no intervals to bootstrap: leave bootstrap out")
+    if backend not in ("least-squares", "bayes"):
+        raise FitError(f"backend is {backend!r}: use least-squares or bayes")
+    if backend == "least-squares" and (noise or prior):
+        raise FitError("noise and prior go with the backend bayes")
+    bayes: dict[str, Any] | None = {"prior": prior, **({"noise": noise} if noise else {})}
+    if backend == "least-squares":
+        bayes = None
     found, excluded = _same_rows(source, laws, options)
     parts = [_folds(group[0]) for group in found]
-    total = sum(len(group) * (int(fold.max()) + 1) for group, (_, fold) in zip(found, parts))
+    total = sum(
+        len(group) * (int(fold.max()) + 1 + (int(run.max()) + 1 if bayes is not None else 0))
+        for group, (run, fold) in zip(found, parts)
+    )
     done = itertools.count(1)
 
     def tick() -> None:
         if progress is not None:
             progress(next(done), total)
 
-    return [_compare(g, *p, out, tick) for g, p, out in zip(found, parts, excluded)]
+    return [_compare(g, *p, out, tick, bayes) for g, p, out in zip(found, parts, excluded)]
 
 
 def _label(law: Law) -> str:
@@ -369,6 +399,7 @@ def _compare(
     fold: Index,
     excluded: Mapping[str, int],
     tick: Callable[[], None],
+    bayes: Mapping[str, Any] | None,
 ) -> Comparison:
     fits = [fit_task(task) for task in group]
     runs = int(run.max()) + 1
@@ -391,6 +422,8 @@ def _compare(
                 "determined, and a point was picked along the others to predict from"
             )
     scores = [_score(group[i], fits[i], errors[i], best, not reason) for i in order]
+    if bayes is not None:
+        scores = _by_density([group[i] for i in order], scores, bayes, tick)
     return Comparison(
         source=group[0].curves.source,
         group=group[0].group,
@@ -402,6 +435,32 @@ def _compare(
         options={**group[0].options.recorded(), "weights": fits[0].options["weights"]},
         notes=(*group[0].warnings, *notes),
     )
+
+
+def _by_density(
+    group: Sequence[Task],
+    scores: Sequence[Score],
+    bayes: Mapping[str, Any],
+    tick: Callable[[], None],
+) -> list[Score]:
+    """The scores with their log predictive densities."""
+    from p2fit.bayes.fitting import left_out
+
+    found = [left_out(task, bayes, tick) for task in group]
+    best = max((own.by_run for own in found), key=lambda by_run: float(by_run.sum()))
+    added = []
+    for score, own in zip(scores, found):
+        gap = own.by_run - best
+        error = float(gap.std(ddof=1) * math.sqrt(len(gap)))
+        added.append(
+            replace(
+                score,
+                elpd=float(own.by_run.sum()),
+                difference_elpd=None if own.by_run is best else Difference(float(gap.sum()), error),
+                refitted=own.refitted,
+            )
+        )
+    return added
 
 
 def _errors(task: Task, fitted: Array, run: Index) -> Array:

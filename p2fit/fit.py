@@ -28,7 +28,7 @@ from p2fit.curves import FRAME
 from p2fit.files import write_text
 from p2fit.identify import Identification, join
 from p2fit.laws import LAWS, Array, Law, LawError
-from p2fit.least_squares import Solution, minimise, residuals
+from p2fit.least_squares import Solution, minimise
 from p2fit.problem import Index, Problem
 from p2fit.rows import FitError, Options, Source, Task, tasks
 from p2fit.solving import Solved, solve_task
@@ -37,6 +37,7 @@ from p2fit.uncertainty import Covariance
 if TYPE_CHECKING:
     from p2fit.bootstrap import Draws
 
+_ENDS = (0.025, 0.975)
 _SHARES = (0.1, 0.2)  # of each run's tokens, dropped to see whether the exponents stay put
 
 
@@ -70,7 +71,8 @@ class Fit:
     law: Law
     """The law, with what was fixed and tied."""
     backend: str
-    """``least-squares``."""
+    """``least-squares``, ``bayes`` (NUTS) or ``laplace``; with the latter two an estimate is the
+    posterior's median, its standard error the posterior's standard deviation."""
     group: Mapping[str, str]
     """The columns that the curves were split by, and this fit's values of them."""
     parameters: Mapping[str, Estimate]
@@ -102,6 +104,13 @@ class Fit:
     """Where the rows came from, how many were used, what was left out and why, their range."""
     options: Mapping[str, Any]
     """Residual, loss, delta, weights and the rest of what was asked for."""
+    posterior: Mapping[str, Any] | None = None
+    """Of a Bayesian fit: ``draws`` (name to values), those of the ``noise`` (``sigma``, ``nu``,
+    ``tau``), the ``priors`` in words, the ``contraction`` of each parameter, and the estimates by
+    ``least_squares``, from which it started."""
+    diagnostics: Mapping[str, Any] | None = None
+    """Of a Bayesian fit: the worst ``r_hat``, ``ess_bulk``, ``ess_tail`` and ``e_bfmi``, the
+    number of ``divergences``, and each parameter's own; of ``laplace`` its ``pareto_k``."""
     warnings: tuple[str, ...] = ()
     """What the reader should know, one line each."""
     version: str = field(default=__version__)
@@ -110,9 +119,14 @@ class Fit:
     def predict(self, columns: Mapping[str, Any]) -> Array:
         """Fitted loss, nats per token, at the law's inputs (scalars or arrays of one shape).
 
+        Of a Bayesian fit: the median of the posterior's losses.
+
         Raises:
             LawError: an input is missing, or a parameter has no finite value.
         """
+        if self.posterior is not None:
+            middle: Array = np.median(self._losses(columns), axis=0)
+            return middle
         return self.law.predict(self.estimates(), columns)
 
     def estimates(self) -> dict[str, float]:
@@ -132,8 +146,9 @@ class Fit:
     ) -> tuple[Array, Array] | None:
         """95 % interval of the predicted loss: (lower, upper), nats per token.
 
-        From the bootstrap's draws if there are any, else by the delta method from the
-        covariance; None where the fit has neither. It stands for the determined directions only.
+        From the posterior's draws, or the bootstrap's if there are any, else by the delta method
+        from the covariance; None where the fit has none of them. It stands for the determined
+        directions only; a posterior has all of them.
 
         Args:
             columns: the law's inputs, scalars or arrays of one shape.
@@ -142,18 +157,17 @@ class Fit:
         Raises:
             LawError: an input is missing, or a parameter has no finite value.
         """
+        if self.posterior is not None:
+            losses = self._losses(columns)
+            ends = np.quantile(self._measured(losses) if new_run else losses, _ENDS, axis=0)
+            return ends[0], ends[1]
         if self.covariance is None:
             return None
         centre = self.predict(columns)
         critical = self.covariance["critical"]
         log = self.options["residual"] == "log"
         if self.bootstrap is not None:
-            draws = {n: v[:, None] for n, v in (self.draws() or {}).items()}
-            flat = {
-                x: np.broadcast_to(columns[x], centre.shape).reshape(1, -1) for x in self.law.inputs
-            }
-            found = self.law.predict(draws, flat).reshape(-1, *centre.shape)
-            low, high = np.nanquantile(found, [0.025, 0.975], axis=0)
+            low, high = np.nanquantile(self._losses(columns), _ENDS, axis=0)
             few = self.bootstrap["few"]
             below, above = (centre - low) * few, (high - centre) * few
         else:
@@ -172,11 +186,14 @@ class Fit:
     def draws(self, size: int = 1000, seed: int = 0) -> dict[str, Array] | None:
         """Values of all parameters, fixed and tied ones included, drawn as the fit is unsure.
 
-        All of the bootstrap's draws if there are any, as they are, else ``size`` draws whose
+        All of the posterior's or the bootstrap's draws, as they are, or ``size`` draws whose
         predictions over the data's range are a multivariate t about the fitted ones, its spread
         from the covariance, its degrees of freedom those of the clusters; None where the fit has
-        neither. They move in the determined directions only.
+        none of them. But for a posterior's they move in the determined directions only.
         """
+        if self.posterior is not None:
+            kept = {n: np.array(v, float) for n, v in self.posterior["draws"].items()}
+            return self._all(kept, len(next(iter(kept.values()))))
         if self.bootstrap is not None:
             own = {n: np.array(v, float) for n, v in self.bootstrap["draws"].items()}
             return self._all(own, self.bootstrap["count"])
@@ -191,6 +208,28 @@ class Fit:
     @cached_property
     def _drawn(self) -> dict[tuple[int, int], dict[str, Array]]:
         return {}
+
+    def _losses(self, columns: Mapping[str, Any]) -> Array:
+        """The law's loss at each draw, shape (draws, …)."""
+        missing = [x for x in self.law.inputs if x not in columns]
+        if missing:
+            raise LawError(f"{self.law.name} needs {', '.join(missing)}")
+        shape = np.broadcast_shapes(*(np.shape(columns[x]) for x in self.law.inputs))
+        draws = {n: v[:, None] for n, v in (self.draws() or {}).items()}
+        flat = {x: np.broadcast_to(columns[x], shape).reshape(1, -1) for x in self.law.inputs}
+        return self.law.predict(draws, flat).reshape(-1, *shape)
+
+    def _measured(self, losses: Array) -> Array:
+        """One point of a new run for each of a posterior's losses (draws, …)."""
+        rng = np.random.default_rng(0)
+        noise = {n: np.array(v, float) for n, v in (self.posterior or {})["noise"].items()}
+        noise = {n: v.reshape(-1, *[1] * (losses.ndim - 1)) for n, v in noise.items()}
+        error = noise["sigma"] * rng.standard_normal(losses.shape)
+        if "nu" in noise:
+            error /= np.sqrt(rng.chisquare(noise["nu"], losses.shape) / noise["nu"])
+        if "tau" in noise:
+            error += noise["tau"] * rng.standard_normal(losses.shape)
+        return losses * np.exp(error)
 
     def _all(self, drawn: Mapping[str, Array], size: int) -> dict[str, Array]:
         return {n: np.broadcast_to(v, (size,)) for n, v in self.law.full(drawn).items()}
@@ -387,16 +426,20 @@ def fit_each(
     source: Source,
     law: str | Law | None = None,
     *,
+    backend: str = "least-squares",
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> list[Fit]:
-    """Fit one law to each group of loss curves, by least squares.
+    """Fit one law to each group of loss curves.
 
     Args:
         source: a CSV file (``-`` for standard input), a table, or :class:`Curves`.
         law: a name from :data:`LAWS`, a formula, or a :class:`Law`; None: by the columns.
-        progress: called with resamples done and in all.
-        options: the fields of :class:`Options`.
+        backend: ``least-squares``; ``bayes`` for the posterior by NUTS, or ``laplace`` for a quick
+            approximation of it (both need the extra ``bayes``).
+        progress: called with resamples or draws done and in all.
+        options: the fields of :class:`Options`; for the Bayesian backends also those of
+            :class:`p2fit.BayesOptions`.
 
     Returns:
         One :class:`Fit` per group, in the order of the groups' values.
@@ -404,6 +447,12 @@ def fit_each(
     Raises:
         CurvesError, FitError, LawError: what is wrong with the file, the request, the law.
     """
+    if backend in ("bayes", "laplace"):
+        from p2fit.bayes.fitting import fit_bayes
+
+        return fit_bayes(source, law, cast("Any", backend), progress, options)
+    if backend != "least-squares":
+        raise FitError(f"backend is {backend!r}: use least-squares, bayes or laplace")
     fits = []
     for task in tasks(source, law, **options):
         solved = solve_task(task)
@@ -453,7 +502,7 @@ def fit_task(
         objective=solution.value,
         converged=solution.converged,
         starts={"tried": solution.starts, "agreed": solution.agreed},
-        metrics=_score(problem, solution.z, frame, options),
+        metrics=score(problem, problem.loss(solution.z[None])[0], frame, options),
         identification={
             "rank": found.rank,
             "parameters": found.parameters,
@@ -494,11 +543,12 @@ def fit_task(
     )
 
 
-def _score(
-    problem: Problem, z: Array, frame: pl.DataFrame, options: Options
+def score(
+    problem: Problem, fitted: Array, frame: pl.DataFrame, options: Options
 ) -> dict[str, float | str | None]:
-    fitted, y = problem.loss(z[None])[0], problem.y
-    r = residuals(problem, z)
+    """The metrics of fitted losses, shape (n,)."""
+    y = problem.y
+    r = np.log(fitted / y) if problem.residual == "log" else fitted - y
     known = "base_loss" in problem.law.inputs
     slope = None
     if "tokens" in frame.columns:
@@ -514,7 +564,7 @@ def _score(
         "huber": metrics.mean_huber(r, options.delta),
         "asd": slope,
         "asd_unit": metrics.ASD_UNIT,
-        "scatter": math.sqrt(float(r @ r) / max(len(r) - len(z), 1)),
+        "scatter": math.sqrt(float(r @ r) / max(len(r) - len(problem.names), 1)),
     }
     return scores
 

@@ -8,10 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from p2fit.diagnostics import UNMOVED
+from p2fit.diagnostics import faults as beyond
 from p2fit.rows import needs
 
 if TYPE_CHECKING:
@@ -20,6 +23,15 @@ if TYPE_CHECKING:
 
 WIDTH = 100
 _HEADS = ("parameter", "estimate", "std. error", "95 % interval", "")
+_BAYES_HEADS = (
+    "parameter",
+    "median",
+    "post. sd",
+    "95 % interval",
+    "least squares",
+    "contraction",
+    "",
+)
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -78,10 +90,10 @@ def renderable(fit: Fit) -> Group:
     for name, text in _facts(fit):
         head.add_row(name, Text(text))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
-    for i, title in enumerate(_HEADS):
-        table.add_column(title, justify="right" if i in (1, 2) else "left", overflow="fold")
-    for name, p in fit.parameters.items():
-        table.add_row(name, *_cells(p))
+    for i, title in enumerate(_heads(fit)):
+        table.add_column(title, justify="right" if i in (1, 2, 4, 5) else "left", overflow="fold")
+    for row in _rows(fit):
+        table.add_row(*row)
     parts: list[Any] = [head, Text(), table]
     if fit.warnings:
         parts.append(Text())
@@ -96,16 +108,31 @@ def html(fit: Fit) -> str:
         f"<td style='text-align:left'>{escape(t)}</td></tr>"
         for n, t in _facts(fit)
     )
-    heads = "".join(f"<th>{escape(h)}</th>" for h in _HEADS)
+    heads = "".join(f"<th>{escape(h)}</th>" for h in _heads(fit))
     rows = "".join(
-        "<tr>" + "".join(f"<td>{escape(c)}</td>" for c in (n, *_cells(p))) + "</tr>"
-        for n, p in fit.parameters.items()
+        "<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in _rows(fit)
     )
     warnings = "".join(f"<li>{escape(w)}</li>" for w in fit.warnings)
     return (
         f"<table>{facts}</table><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
         + (f"<p>Warnings</p><ul>{warnings}</ul>" if warnings else "")
     )
+
+
+def _heads(fit: Fit) -> tuple[str, ...]:
+    return _HEADS if fit.posterior is None else _BAYES_HEADS
+
+
+def _rows(fit: Fit) -> Iterator[tuple[str, ...]]:
+    for name, p in fit.parameters.items():
+        cells = _cells(p)
+        if fit.posterior is None or p.fixed:
+            yield name, *cells[:3], *([""] * 2 if fit.posterior else []), cells[3]
+            continue
+        share = fit.posterior["contraction"][p.tied or name]
+        start = number(fit.posterior["least_squares"][name])
+        note = cells[3] if p.tied or share >= UNMOVED else "posterior = prior"
+        yield name, *cells[:3], start, f"{100 * share:.0f} %", note
 
 
 def _cells(p: Estimate) -> tuple[str, str, str, str]:
@@ -125,6 +152,11 @@ def _cells(p: Estimate) -> tuple[str, str, str, str]:
 
 def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
     data, options, m = fit.data, fit.options, fit.metrics
+    if fit.posterior is not None and not fit.converged:
+        yield (
+            "NOT CONVERGED",
+            f"{'; '.join(beyond(fit.diagnostics or {}))}: do not use these numbers",
+        )
     if fit.group:
         yield "group", ", ".join(f"{k} = {v}" for k, v in fit.group.items())
     yield "law", f"{fit.law.name}: {fit.law.formula}"
@@ -138,9 +170,11 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
         yield "", f"left out {count}: {reason}"
     for target, name in data["columns"].items():
         yield "", f"{target} taken from {name}"
+    if fit.posterior is not None:
+        yield from _posterior(fit)
     delta = f" (delta {options['delta']:g})" if options["loss"] == "huber" else ""
     yield (
-        "method",
+        "method" if fit.posterior is None else "started from",
         f"least squares: {options['loss']} loss{delta} of {options['residual']} residuals",
     )
     if options["weights"] == "runs":
@@ -183,6 +217,33 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
     for i, (share, values) in enumerate(fit.sensitivity.items()):
         moved = ", ".join(f"{e} {number(v, 3)}" for e, v in values.items())
         yield "" if i else "sensitivity", f"without each run's first {share}: {moved}"
+
+
+def _posterior(fit: Fit) -> Iterator[tuple[str, str]]:
+    posterior, d = fit.posterior or {}, fit.diagnostics or {}
+    noise = {"student-t": "Student t", "normal": "normal"}[fit.options["noise"]]
+    offsets = ", one offset per run integrated out" if "tau" in posterior["noise"] else ""
+    known = ", loss_stderr added" if posterior["errors"] else ""
+    yield "method", f"Bayes: {noise} noise of the log of the loss{known}{offsets}"
+    scatter = ", ".join(
+        f"{n} {number(float(np.median(v)), 3)}" for n, v in posterior["noise"].items()
+    )
+    yield "", f"posterior medians of the noise: {scatter}"
+    if fit.options["prior"]:
+        yield "", f"priors of your own: {'; '.join(fit.options['prior'])}"
+    if fit.backend == "laplace":
+        yield (
+            "draws",
+            f"Laplace approximation with importance sampling, Pareto k {d['pareto_k']:.2f}, "
+            f"effective size {d['ess']:.0f}",
+        )
+        return
+    yield "draws", f"{d['chains']} chains of {d['draws']} by NUTS ({d['sampler']})"
+    yield (
+        "",
+        f"R-hat {d['r_hat']:.3f}, effective size {d['ess_bulk']:.0f} (bulk) and "
+        f"{d['ess_tail']:.0f} (tail), {d['divergences']} divergences, E-BFMI {d['e_bfmi']:.2f}",
+    )
 
 
 # ---------------------------------------------------------------- what predictions and plans share

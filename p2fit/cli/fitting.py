@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from p2fit.cli.shared import (
+    bayesian,
     bootstrapping,
     column_option,
     echo,
@@ -17,10 +18,40 @@ from p2fit.cli.shared import (
     working,
 )
 
+#: Options of some backends only: passed on where they are given.
+_LEFT_OUT = ("noise", "prior", "draws", "tune", "chains", "save_trace")
+
 
 @click.command()
 @fitting
 @bootstrapping
+@click.option(
+    "--backend",
+    type=click.Choice(["least-squares", "bayes", "laplace"]),
+    default="least-squares",
+    show_default=True,
+    help="How: least squares, the posterior by NUTS, or a quick approximation of it (the last two "
+    "need the extra bayes).",
+)
+@bayesian
+@click.option(
+    "--draws", type=int, metavar="NUMBER", help="bayes: draws of each chain (default 1000)."
+)
+@click.option(
+    "--tune", type=int, metavar="NUMBER", help="bayes: steps to adapt before them (default 500)."
+)
+@click.option("--chains", type=int, metavar="NUMBER", help="bayes: chains (default 4).")
+@click.option(
+    "--save-trace",
+    type=click.Path(dir_okay=False),
+    metavar="TRACE.NC",
+    help="bayes: also write all draws, for ArviZ (NetCDF).",
+)
+@click.option(
+    "--allow-unconverged",
+    is_flag=True,
+    help="bayes: exit with 0 even where the draws fail their diagnostics (3 otherwise).",
+)
 @json_option
 @click.option(
     "-o",
@@ -29,8 +60,14 @@ from p2fit.cli.shared import (
     metavar="FIT.JSON",
     help="Also write the fit to this file.",
 )
-def fit(curves: str, as_json: bool, output: str | None, **options: Any) -> None:
-    """Fit a law to loss curves by least squares.
+def fit(
+    curves: str,
+    as_json: bool,
+    output: str | None,
+    allow_unconverged: bool,
+    **options: Any,
+) -> None:
+    """Fit a law to loss curves.
 
     CURVES.CSV has a header and the columns run, params, tokens and loss, and what the law needs
     besides (p2fit schema); - reads standard input.
@@ -41,10 +78,12 @@ def fit(curves: str, as_json: bool, output: str | None, **options: Any) -> None:
       p2fit fit curves.csv --where "kept == 1" --json
       p2fit fit curves.csv --law p2 --fix gamma=-1 -o fit.json
       p2fit fit curves.csv --law "E + A/params^alpha" --column loss=val_loss
+      p2fit fit curves.csv --backend bayes --prior "alpha ~ Normal(0.35, 0.1)"
     """
     from p2fit.files import write_text
     from p2fit.fit import fit_each, to_json
 
+    options = {name: value for name, value in options.items() if name not in _LEFT_OUT or value}
     with working(f"fitting {curves}") as progress:
         fits = fit_each(curves, progress=progress, **options)
     if output is not None:
@@ -53,6 +92,9 @@ def fit(curves: str, as_json: bool, output: str | None, **options: Any) -> None:
         click.echo(to_json(fits), nl=False)
     else:
         print_all(fits)
+    drawn = [one for one in fits if one.posterior is not None]
+    if not (allow_unconverged or all(one.converged for one in drawn)):
+        click.get_current_context().exit(3)
 
 
 @click.command()

@@ -9,6 +9,7 @@ import click
 from p2fit.cli.shared import (
     Count,
     Pair,
+    bayesian,
     comparing,
     echo,
     fitting,
@@ -31,6 +32,14 @@ from p2fit.cli.shared import (
     help="A law by name (see p2fit laws) or a formula. Repeatable; by default all laws by name "
     "that are sums of monomials and whose columns are there and vary.",
 )
+@click.option(
+    "--backend",
+    type=click.Choice(["least-squares", "bayes"]),
+    default="least-squares",
+    show_default=True,
+    help="bayes: also by the predictive density of left-out runs (needs the extra bayes).",
+)
+@bayesian
 @json_option
 def compare(curves: str, laws: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Compare laws on the same rows by how they predict runs that were left out.
@@ -43,6 +52,7 @@ def compare(curves: str, laws: tuple[str, ...], as_json: bool, **options: Any) -
     Examples:
       p2fit compare curves.csv
       p2fit compare curves.csv --law chinchilla --law average-params --json
+      p2fit compare curves.csv --law chinchilla --law kaplan-n --backend bayes
       p2fit compare curves.csv --law p2 --law "base_loss + pruning_rate^-gamma*D_C/tokens^beta"
     """
     from p2fit.comparison import compare as compare_laws

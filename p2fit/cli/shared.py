@@ -370,6 +370,23 @@ ROWS_AND_FIT = (
 )
 
 
+def bayesian(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of a model that is fitted by Bayes."""
+    noise = click.option(
+        "--noise",
+        type=click.Choice(["student-t", "normal"]),
+        help="bayes: noise of the log of the loss (default student-t).",
+    )
+    prior = click.option(
+        "--prior",
+        multiple=True,
+        metavar="PRIOR",
+        help="bayes: a prior in place of the default, e.g. 'alpha ~ Normal(0.35, 0.1)'. "
+        "Repeatable.",
+    )
+    return noise(prior(command))
+
+
 def fitting(command: Callable[..., None]) -> Callable[..., None]:
     """The argument and the options of every command that fits."""
     for option in reversed(ROWS_AND_FIT):

@@ -1,0 +1,165 @@
+"""Coordinates in which the posterior of a law is nearly normal.
+
+What curves determine well is what the terms add up to on average and how steeply each falls; what
+they often leave open is how a slope splits into a size and an exponent, and which term is the
+constant. In the logs of sizes and exponents the ridge of equal fits is sharply curved. Here it is
+nearly straight: the mean of the total over the rows, its shares by stick-breaking (the term that
+the data know best first), and in place of an exponent how far its term falls over the rows, as if
+they were half at either end: share * sinh(h * exponent), h being the spread of the logs. Of all
+this only the sinh has a Jacobian other than 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from p2fit.bayes.model import NUMPY, Posterior
+from p2fit.laws import Array
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """A map between the posterior's x and w, both of shape (…, d)."""
+
+    posterior: Posterior
+    """Whose x."""
+    order: tuple[int, ...]
+    """Coefficients in the order in which their shares are broken off, the last two together."""
+
+    @cached_property
+    def _own(self) -> dict[int, int]:
+        """Entry of x of each exponent that shapes one coefficient's terms only -> its entry."""
+        problem, k = self.posterior.problem, self.posterior.problem.coefficients
+        found = {}
+        for j, name in enumerate(problem.law.exponents):
+            groups = {g for m, g in enumerate(problem.group) if problem.slope[m, j].any()}
+            ordinary = self.posterior.priors[name].kind != "Uniform"
+            if len(groups) == 1 and -1 not in groups and ordinary and self.posterior.logged(name):
+                found[k + j] = groups.pop()
+        return found
+
+    @cached_property
+    def _spread(self) -> dict[int, float]:
+        """Entry of each such exponent -> root mean square of the logs that it multiplies."""
+        problem, k = self.posterior.problem, self.posterior.problem.coefficients
+        found = {}
+        for i, g in self._own.items():
+            term = next(m for m, own in enumerate(problem.group) if own == g)
+            logs = problem.slope[term, i - k] @ problem.logs
+            found[i] = max(float(np.std(logs)), 1e-3)
+        return found
+
+    @cached_property
+    def _terms(self) -> list[tuple[Array, Array]]:
+        """Of the terms with a coefficient: logs at x = 0, (n,), and their slopes, (p, n)."""
+        return [t for t, g in zip(self.posterior.design, self.posterior.problem.group) if g >= 0]
+
+    def x(self, w: Any, xp: Any = None) -> Any:
+        """From w to x."""
+        xp = xp or NUMPY
+        entries = [w[..., i] for i in range(len(self.posterior.names))]
+        if not self.order:
+            return w
+        shares = self._shares([entries[i] for i in self.order], xp)
+        for i, g in self._own.items():
+            h = self._spread[i]
+            entries[i] = xp.log(xp.arcsinh(h * xp.exp(entries[i] - shares[g])) / h)
+        for g, share in shares.items():
+            entries[g] = share
+        total = w[..., self.order[0]] - xp.log(self._mean(xp.stack(entries, axis=-1), xp))
+        for g in shares:
+            entries[g] = entries[g] + total
+        return xp.stack(entries, axis=-1)
+
+    def w(self, x: Array) -> Array:
+        """From x to w."""
+        if not self.order:
+            return x
+        w = x.copy()
+        whole = np.logaddexp.reduce(x[..., list(self.order)], axis=-1)
+        for i, g in self._own.items():
+            h = self._spread[i]
+            w[..., i] = np.log(np.sinh(h * np.exp(x[..., i])) / h) + x[..., g] - whole
+        w[..., self.order[0]] = np.log(self._mean(x, NUMPY))
+        for place, g in enumerate(self.order[:-1]):
+            rest = np.logaddexp.reduce(x[..., list(self.order[place + 1 :])], axis=-1)
+            w[..., self.order[place + 1]] = x[..., g] - rest
+        return w
+
+    def log_density(self, w: Array) -> Array:
+        """Log density of w at many w, (m, d); -inf where it is not finite."""
+
+        def of(part: Array) -> Array:
+            x = self.x(part)
+            found: Array = self.posterior.log_density(x)
+            for i, h in self._spread.items() if self.order else ():
+                a = h * np.exp(x[..., i])
+                found = found + np.log(np.tanh(a) / a)
+            return found
+
+        found = self.posterior.in_batches(of, w)
+        usable: Array = np.where(np.isfinite(found), found, -np.inf)
+        return usable
+
+    def gradient(self, w: Array) -> tuple[float, Array]:
+        """Log density of w at one w, shape (d,), and its gradient."""
+        x = self.x(w)
+        value, slope = self.posterior.gradient(x)
+        if not self.order:
+            return value, slope
+        p, k = len(self.posterior.problem.names), self.posterior.problem.coefficients
+        # What is left of x without its total: (log shares, the rest). Its mean is the same sum.
+        total = float(np.logaddexp.reduce(x[list(self.order)]))
+        v, along = self.posterior.linear(x)
+        constant, slopes = self._stacked
+        sizes = np.exp(slopes @ v + constant)
+        pull = slope[list(self.order)].sum()
+        by = np.zeros(len(w))
+        by[:p] = (sizes @ slopes) / sizes.sum() * along
+        slope = slope - pull * by
+        for i, g in self._own.items():
+            a = self._spread[i] * np.exp(x[i])
+            step = np.tanh(a) / a  # d log exponent / d w, and the Jacobian
+            value += np.log(step)
+            slope[i] = (slope[i] + 2 * a / np.sinh(2 * a) - 1) * step
+            slope[g] -= slope[i]
+        shares = np.exp(x[:k] - total)
+        found = slope.copy()
+        found[self.order[0]] = pull
+        left = 1.0
+        for place, g in enumerate(self.order[:-1]):
+            later = list(self.order[place + 1 :])
+            first = shares[g] / left
+            found[self.order[place + 1]] = slope[g] * (1 - first) - slope[later].sum() * first
+            left -= shares[g]
+            left = max(left, 1e-300)
+        return value, found
+
+    def _shares(self, w: list[Any], xp: Any) -> dict[int, Any]:
+        """Log shares by coefficient, from the total (left alone) and the logits of the sticks."""
+        shares, left = {}, 0.0
+        for g, logit in zip(self.order[:-1], w[1:]):
+            shares[g] = left - _softplus(-logit, xp)
+            left = left - _softplus(logit, xp)
+        shares[self.order[-1]] = left + 0.0 * w[0]
+        return shares
+
+    def _mean(self, x: Any, xp: Any) -> Any:
+        """Mean over rows of the sum of the terms, shape (…)."""
+        v = self.posterior.linear(x, xp)[0]
+        return sum(
+            xp.exp(xp.dot(v, slopes) + constant).mean(-1) for constant, slopes in self._terms
+        )
+
+    @cached_property
+    def _stacked(self) -> tuple[Array, Array]:
+        constants, slopes = zip(*self._terms)
+        return np.concatenate(constants), np.ascontiguousarray(np.concatenate(slopes, axis=1).T)
+
+
+def _softplus(x: Any, xp: Any) -> Any:
+    return xp.log1p(xp.exp(-abs(x))) + (x + abs(x)) / 2

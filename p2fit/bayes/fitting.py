@@ -1,0 +1,266 @@
+"""From a task to a Bayesian fit: least squares to start, a posterior, draws, what they say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from p2fit.bayes import laplace, leaving_out, sampling
+from p2fit.bayes.model import Noise, Posterior, posterior
+from p2fit.bayes.priors import parse
+from p2fit.diagnostics import UNMOVED, faults
+from p2fit.fit import Estimate, Fit, fit_task, score
+from p2fit.laws import Array, Law
+from p2fit.least_squares import residuals
+from p2fit.rows import FitError, Source, Task, tasks
+from p2fit.solving import Solved, solve_task
+
+Backend = Literal["bayes", "laplace"]
+
+#: Draws that a saved fit keeps.
+KEPT = 1000
+
+_PRIOR_DRAWS = 4000
+
+
+@dataclass(frozen=True)
+class BayesOptions:
+    """What a Bayesian fit takes besides :class:`p2fit.Options`.
+
+    Raises:
+        FitError: a value out of its range.
+    """
+
+    noise: Noise = "student-t"
+    """Of the log of the loss: ``student-t`` or ``normal``."""
+    prior: Sequence[str] = ()
+    """Priors in place of the defaults, e.g. ``["alpha ~ Normal(0.35, 0.1)"]``."""
+    draws: int = 1000
+    """Draws of each chain."""
+    tune: int = 500
+    """Steps of each chain before them, in which the sampler adapts."""
+    chains: int = 4
+    """Independent chains."""
+    save_trace: str | Path | None = None
+    """Where to write all draws (NetCDF, for ArviZ)."""
+
+    def __post_init__(self) -> None:
+        if self.noise not in ("student-t", "normal"):
+            raise FitError(f"noise is {self.noise!r}: use student-t or normal")
+        for name, least in (("draws", 100), ("tune", 100), ("chains", 2)):
+            if getattr(self, name) < least:
+                raise FitError(f"{name} is {getattr(self, name)}: use {least} and more")
+
+
+def fit_bayes(
+    source: Source,
+    law: str | Law | None,
+    backend: Backend,
+    progress: Callable[[int, int], None] | None,
+    options: Mapping[str, Any],
+) -> list[Fit]:
+    """As :func:`p2fit.fit_each`, from the posterior."""
+    names = {f.name for f in fields(BayesOptions)}
+    own = BayesOptions(**{k: v for k, v in options.items() if k in names})
+    rest = {k: v for k, v in options.items() if k not in names}
+    if rest.get("residual", "log") != "log":
+        raise FitError("the Bayesian backends model the log of the loss: leave residual at log")
+    if rest.get("weights") == "runs":
+        raise FitError("weights of runs have no meaning here: runs have offsets of their own")
+    if rest.get("bootstrap"):
+        raise FitError("a posterior is not bootstrapped: leave bootstrap out, or the backend")
+    if rest.get("ranges") or rest.get("start"):
+        raise FitError("a posterior has no search: say where a parameter lies by a prior")
+    if own.save_trace is not None and backend == "laplace":
+        raise FitError("laplace has no chains to save: use the backend bayes with save_trace")
+    _needs(backend)
+    found = tasks(source, law, **rest)
+    if own.save_trace is not None and len(found) > 1:
+        raise FitError(f"save_trace takes one fit, and here are {len(found)}: choose with where")
+    return [fit_one(task, backend, own, progress) for task in found]
+
+
+def _needs(backend: Backend) -> None:
+    from importlib.util import find_spec
+
+    wanted = ("arviz", "nutpie", "scipy") if backend == "bayes" else ("arviz", "scipy")
+    missing = [name for name in wanted if find_spec(name) is None]
+    if missing:
+        raise FitError(f"the backend {backend} needs {missing[0]}: pip install 'p2fit[bayes]'")
+
+
+def left_out(task: Task, options: Mapping[str, Any], tick: Callable[[], None]) -> leaving_out.Elpd:
+    """The log predictive density of each run of a task, left out; see :mod:`.leaving_out`."""
+    law = task.law
+    usable = [p for p in options.get("prior", ()) if p.partition("~")[0].strip() in law.free]
+    own = BayesOptions(**{**options, "prior": usable})
+    _needs("bayes")
+    _, found, start = put_on(task, own)
+    return leaving_out.elpd(found, start, task.options.seed, tick)
+
+
+def put_on(task: Task, options: BayesOptions) -> tuple[Solved, Posterior, Array]:
+    """The least-squares optimum, the posterior, and where to start in it, x of shape (d,).
+
+    Raises:
+        FitError: the law cannot be put on these rows.
+    """
+    solved = solve_task(task)
+    problem, z, frame = solved.problem, solved.solution.z, solved.frame
+    errors = None
+    if solved.weighting["weights"] == "stderr":
+        errors = frame["loss_stderr"].to_numpy() / problem.y
+    found = posterior(
+        problem,
+        z,
+        solved.clusters,
+        noise=options.noise,
+        errors=errors,
+        priors=parse(options.prior, problem.law),
+    )
+    r = residuals(problem, z)
+    scale = max(1.4826 * float(np.median(np.abs(r))), 0.1 * float(np.std(r)), 1e-6)
+    return solved, found, found.at(z, scale)
+
+
+def fit_one(
+    task: Task,
+    backend: Backend,
+    options: BayesOptions,
+    progress: Callable[[int, int], None] | None = None,
+) -> Fit:
+    """Fit the law of a task to its rows.
+
+    Raises:
+        FitError: the law cannot be put on these rows, or the Laplace approximation fails.
+    """
+    solved, own, start = put_on(task, options)
+    coordinates, mode = sampling.prepare(own, start)
+    seed = task.options.seed
+    if backend == "laplace":
+        weighted = laplace.importance(coordinates.log_density, mode, seed)
+        if not weighted.pareto_k <= laplace.TRUST:
+            raise FitError(
+                f"{task.label}: the Laplace approximation does not hold here (Pareto k "
+                f"{weighted.pareto_k:.2f}, above {laplace.TRUST}): use the backend bayes"
+            )
+        x = coordinates.x(weighted.x)
+        diagnostics: dict[str, Any] = {"pareto_k": weighted.pareto_k, "ess": weighted.ess}
+        diagnostics |= dict.fromkeys(("r_hat", "ess_bulk", "ess_tail", "divergences"))
+    else:
+        chains = sampling.sample(
+            coordinates,
+            mode,
+            draws=options.draws,
+            tune=options.tune,
+            chains=options.chains,
+            seed=seed,
+            progress=progress,
+        )
+        values = {n: v for n, v in own.natural(chains.x).items() if n in own.names}
+        diagnostics = sampling.diagnose(values, chains)
+        diagnostics["sampler"] = "nutpie, low-rank mass matrix"
+        if options.save_trace is not None:
+            sampling.save_trace(options.save_trace, values, own, chains)
+        x = chains.x.reshape(-1, chains.x.shape[-1])
+    return _fit(task, backend, options, solved, own, x, diagnostics)
+
+
+def _fit(
+    task: Task,
+    backend: Backend,
+    options: BayesOptions,
+    solved: Solved,
+    own: Posterior,
+    x: Array,
+    diagnostics: Mapping[str, Any],
+) -> Fit:
+    least_squares = fit_task(task, solved=solved)
+    natural = own.natural(x)
+    kept = np.linspace(0, len(x) - 1, min(KEPT, len(x))).round().astype(int)
+    contraction = contracted(own, x)
+    unmoved = [n for n, share in contraction.items() if share < UNMOVED]
+    wrong = faults(diagnostics)
+    fitted = np.median(own.in_batches(own.fitted, x[kept]), axis=0)
+    recorded = {f.name: getattr(options, f.name) for f in fields(options)}
+    recorded |= {"prior": list(options.prior), "save_trace": None}
+    lines = [w for w in least_squares.warnings if not w.startswith("no intervals")]
+    lines += [
+        f"{name}: posterior = prior (contraction {contraction[name]:.0%}); the data say next to "
+        "nothing of it"
+        for name in unmoved
+    ]
+    noise = {n: natural[n] for n in own.names if n not in own.problem.names}
+    return replace(
+        least_squares,
+        backend=backend,
+        parameters=_estimates(own.problem.law, natural, least_squares, unmoved),
+        converged=not wrong,
+        metrics=score(own.problem, fitted, solved.frame, task.options),
+        covariance=None,
+        bootstrap=None,
+        sensitivity={},
+        options={**least_squares.options, **recorded},
+        posterior={
+            "draws": {n: natural[n][kept] for n in own.problem.law.free},
+            "noise": {n: v[kept] for n, v in noise.items()},
+            "errors": "loss_stderr" if own.errors is not None else None,
+            "priors": {n: _prior_text(own, n) for n in own.names},
+            "contraction": contraction,
+            "least_squares": {n: p.estimate for n, p in least_squares.parameters.items()},
+        },
+        diagnostics=diagnostics,
+        warnings=tuple(lines),
+    )
+
+
+def _prior_text(own: Posterior, name: str) -> str:
+    term = name in own.problem.law.coefficients and name not in own.own
+    return f"{own.priors[name]}{' of its term at the centre of the data' if term else ''}"
+
+
+def contracted(own: Posterior, x: Array) -> dict[str, float]:
+    """1 - variance of the posterior / variance of the prior, of each parameter: of the log of
+    what is positive, in the formula's units.
+
+    Args:
+        x: draws from the posterior, shape (draws, d).
+    """
+    before, after = own.natural(own.prior_draws(_PRIOR_DRAWS)), own.natural(x)
+    found = {}
+    for name in own.problem.law.free:
+        pair = [before[name], after[name]]
+        if own.logged(name):
+            with np.errstate(divide="ignore"):
+                pair = [np.log(v) for v in pair]
+        spread = [float(np.var(v[np.isfinite(v)])) for v in pair]
+        found[name] = 1 - spread[1] / spread[0]
+    return found
+
+
+def _estimates(
+    law: Law, natural: Mapping[str, Array], start: Fit, unmoved: Sequence[str]
+) -> dict[str, Estimate]:
+    found: dict[str, Estimate] = {}
+    for name in law.free:
+        low, middle, high = (_finite(v) for v in np.quantile(natural[name], [0.025, 0.5, 0.975]))
+        found[name] = Estimate(
+            estimate=middle,
+            stderr=_finite(np.std(natural[name])),
+            interval=(low, high),
+            identified=start.parameters[name].identified and name not in unmoved,
+        )
+    for name, value in law.fixed.items():
+        found[name] = Estimate(float(value), fixed=True)
+    for name, other in law.tied.items():
+        found[name] = replace(found[other], tied=other)
+    return {n: found[n] for n in law.parameters}
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if math.isfinite(value) else None

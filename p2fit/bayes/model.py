@@ -1,0 +1,509 @@
+"""The posterior of a law: one log density, written once for NumPy and for PyTensor.
+
+With the logs of the inputs centred, the log of every term is linear in the logs of the terms'
+sizes at the centre and in the exponents, so a law is one matrix product. The noise is Student's t
+(or normal) in the log of the loss; the points of a run share an offset, normal over runs, which is
+integrated out by a sum over points around its mode. The posterior has a handful of dimensions,
+whatever the number of runs: no funnel, and the likelihood of a run is at hand for leaving it out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import numpy as np
+
+from p2fit.bayes.priors import DEGREES, EITHER_SIGN, ONE_SIGN, SCATTER, TERM, Prior
+from p2fit.laws import Affine, Array, LawError
+from p2fit.least_squares import residuals
+from p2fit.problem import Index, Monomials, Problem
+
+Noise = Literal["student-t", "normal"]
+
+#: Points of the sum over a run's offset, and their distance in units of the offset's posterior sd.
+NODES = 19
+STEP = 0.75
+
+_CELLS = 1 << 20  # draws x rows x nodes evaluated at once
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Prior times likelihood of one law on given rows. Made by :func:`posterior`.
+
+    Its variables x, shape (…, d), are unbounded: the logs of the terms' sizes at the centre, the
+    exponents (their logs where they are positive), and the logs of the noise's parameters.
+    """
+
+    problem: Monomials
+    """The law on the rows."""
+    noise: Noise
+    """``student-t`` or ``normal``."""
+    priors: Mapping[str, Prior]
+    """Of every free parameter and of ``sigma``, ``nu`` and ``tau`` where they are there. A default
+    for a coefficient is for the size of its term (``own`` names those that are not)."""
+    own: frozenset[str]
+    """Parameters whose prior the user gave, in the formula's units."""
+    errors: Array | None
+    """Standard errors of the log losses, shape (n,), where they are known."""
+    clusters: Index | None
+    """Run of each row, ascending from 0, shape (n,); None: no offsets."""
+    log_loss: Array
+    """Observed, shape (n,)."""
+    trust: Array
+    """How much each row says about its run's offset, in (0, 1], shape (n,)."""
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names of the entries of x: coefficients, exponents, ``sigma``, ``nu``, ``tau``."""
+        extra = ["sigma"]
+        extra += ["nu"] if self.noise == "student-t" else []
+        extra += ["tau"] if self.clusters is not None else []
+        return (*self.problem.names, *extra)
+
+    @cached_property
+    def design(self) -> list[tuple[Array, Array]]:
+        """For each term its log at x = 0, (n,), and its slopes by sizes and exponents, (p, n)."""
+        problem, k = self.problem, self.problem.coefficients
+        found = []
+        for m, g in enumerate(problem.group):
+            slopes = np.zeros((len(problem.names), len(problem.y)))
+            if g >= 0:
+                slopes[g] = 1.0
+            slopes[k:] = problem.slope[m] @ problem.logs
+            found.append((problem.constant[m] @ problem.logs, slopes))
+        return found
+
+    @cached_property
+    def _stacked(self) -> tuple[Array, Array]:
+        """The same of all terms, one below the other: (terms * n,) and (terms * n, p)."""
+        constants, slopes = zip(*self.design)
+        return np.concatenate(constants), np.ascontiguousarray(np.concatenate(slopes, axis=1).T)
+
+    @cached_property
+    def _scales(self) -> dict[str, Affine]:
+        """The power of each coefficient: 1 for A/N^alpha, alpha for (A/N)^alpha."""
+        return {t.coefficient: t.scale for t in self.problem.law.terms if t.coefficient}
+
+    @cached_property
+    def _starts(self) -> Index:
+        """The first row of each run."""
+        assert self.clusters is not None
+        return np.flatnonzero(np.diff(self.clusters, prepend=-1))
+
+    @cached_property
+    def _membership(self) -> Array:
+        """1 where a row is of a run, shape (n, runs)."""
+        assert self.clusters is not None
+        return np.equal.outer(self.clusters, np.arange(self.clusters[-1] + 1)).astype(float)
+
+    # ------------------------------------------------------------ the density
+
+    def log_density(self, x: Any, xp: Any = None) -> Any:
+        """Log density of the posterior but for a constant, shape (…), at x of shape (…, d).
+
+        Args:
+            xp: where to compute: :data:`NUMPY` (the default) or ``pytensor.tensor``.
+        """
+        xp = xp or NUMPY
+        return self.log_prior(x, xp) + self.log_likelihood(x, xp).sum(-1)
+
+    def gradient(self, x: Array) -> tuple[float, Array]:
+        """The log density at one x, shape (d,), and its gradient, shape (d,), in NumPy.
+
+        The gradient of a run's likelihood is the mean of the gradients at its offset's nodes, by
+        what each node contributes (Fisher's identity).
+        """
+        p = len(self.problem.names)
+        total, slope, v, along = self._prior_gradient(x)
+        constant, slopes = self._stacked
+        sizes = np.exp(slopes @ v + constant).reshape(len(self.problem.sign), -1)
+        sizes *= self.problem.sign[:, None]
+        fitted = self.problem.offset + sizes.sum(axis=0)
+        r = self.log_loss - np.log(fitted)
+        noise = dict(zip(self.names[p:], x[p:]))
+        pure = math.exp(noise["sigma"])
+        sigma = pure if self.errors is None else np.sqrt(pure**2 + self.errors**2)
+        nu = math.exp(noise["nu"]) if "nu" in noise else None
+        weights: Any = 1.0
+        if self.clusters is not None:
+            tau = math.exp(noise["tau"])
+            precision = self.trust / sigma**2
+            spread = 1 / (np.add.reduceat(precision, self._starts) + 1 / tau**2)
+            centre = spread * np.add.reduceat(precision * r, self._starts)
+            spread = np.sqrt(spread)
+            offset = centre + (STEP * (np.arange(NODES) - NODES // 2))[:, None] * spread
+            r = r - offset[:, self.clusters]
+        e2 = (r / sigma) ** 2
+        if nu is None:
+            pull: Any = 1.0
+            point = -0.5 * e2 - np.log(sigma) - _ROOT
+        else:
+            logs = np.log1p(e2 / nu)
+            pull = (nu + 1) / (nu + e2)
+            half = _gammaln((nu + 1) / 2) - _gammaln(nu / 2) - 0.5 * math.log(nu * math.pi)
+            point = half - np.log(sigma) - (nu + 1) / 2 * logs
+        if self.clusters is None:
+            total += point.sum()
+        else:
+            squares = (offset / tau) ** 2
+            joint = np.add.reduceat(point, self._starts, axis=1)
+            joint -= 0.5 * squares + math.log(tau) + _ROOT
+            top = joint.max(axis=0)
+            shares = np.exp(joint - top)
+            whole = shares.sum(axis=0)
+            total += (top + np.log(whole * STEP * spread)).sum()
+            shares /= whole
+            slope[-1] += ((squares - 1) * shares).sum()
+            weights = shares[:, self.clusters]
+        pull = pull * weights
+        away = pull * e2
+        inside = 1.0 if self.errors is None else (pure / sigma) ** 2
+        slope[p] += ((away - weights) * inside).sum()
+        if nu is not None:
+            count = len(fitted)
+            mean = _digamma((nu + 1) / 2) - _digamma(nu / 2) - 1 / nu
+            slope[p + 1] += nu / 2 * (count * mean + (away / nu - weights * logs).sum())
+        towards = pull * r / sigma**2
+        if self.clusters is not None:
+            towards = towards.sum(axis=0)
+        moved = (sizes * (towards / fitted)).ravel() @ slopes
+        slope[:p] += moved * along
+        return float(total), slope
+
+    def _prior_gradient(self, x: Array) -> tuple[float, Array, Array, Array]:
+        """Log prior and its gradient; what the terms are linear in, and its slope by x."""
+        problem, k, p = self.problem, self.problem.coefficients, len(self.problem.names)
+        total, slope = 0.0, np.zeros(len(x))
+        v, along = x[:p].copy(), np.ones(p)
+        for i in range(k, len(x)):
+            name, prior, at = self.names[i], self.priors[self.names[i]], float(x[i])
+            if prior.kind == "Uniform":
+                low, high = prior.values
+                share = 1 / (1 + math.exp(-at))
+                value, step = low + (high - low) * share, (high - low) * share * (1 - share)
+                log_slope, curve = math.log(step), 1 - 2 * share
+            elif self.logged(name):
+                value = step = math.exp(at)
+                log_slope, curve = at, 1.0
+            else:
+                value, step, log_slope, curve = at, 1.0, 0.0, 0.0
+            total += prior.log_density(value, _SCALAR) + log_slope
+            slope[i] += prior.slope(value) * step + curve
+            if i < p:
+                v[i], along[i] = value, step
+        theta = dict(zip(problem.law.exponents, v[k:]))
+        for i, name in enumerate(problem.law.coefficients):
+            prior, at = self.priors[name], float(x[i])
+            if name not in self.own:
+                mean, sd = prior.values
+                total += -0.5 * ((at - mean) / sd) ** 2 - math.log(sd) - _ROOT
+                slope[i] += (mean - at) / sd**2
+                continue
+            power = self._scales[name]
+            scale = power.value(theta)
+            log = (at - problem.centre[i, 0] - problem.centre[i, 1:] @ v[k:]) / scale
+            value = math.exp(log)
+            total += prior.log_density(value, _SCALAR) + log - math.log(scale)
+            towards = (prior.slope(value) * value + 1) / scale
+            slope[i] += towards
+            by_theta = -problem.centre[i, 1:] * towards
+            for exponent, weight in power.weights:
+                by_theta[problem.law.exponents.index(exponent)] -= weight * (
+                    log * towards + 1 / scale
+                )
+            slope[k:p] += by_theta * along[k:]
+        return total, slope, v, along
+
+    def log_prior(self, x: Any, xp: Any = None) -> Any:
+        """Log density of the prior in x, shape (…)."""
+        xp, problem, k = xp or NUMPY, self.problem, self.problem.coefficients
+        total = 0.0
+        values = {n: self._value(n, x[..., i], xp) for i, n in enumerate(self.names)}
+        theta = [values[e] for e in problem.law.exponents]
+        for i, name in enumerate(self.names):
+            prior = self.priors[name]
+            if i >= k:
+                total = total + prior.log_density(values[name], xp)
+                total = total + self._log_slope(name, x[..., i], xp)
+            elif name not in self.own:  # the size of the term itself
+                total = total + prior.log_density(xp.exp(x[..., i]), xp) + x[..., i]
+            else:
+                log = x[..., i] - problem.centre[i, 0]
+                log = log - sum(c * t for c, t in zip(problem.centre[i, 1:], theta) if c)
+                scale = self._scales[name].value(dict(zip(problem.law.exponents, theta)))
+                log = log / scale
+                total = total + prior.log_density(xp.exp(log), xp) + log
+                total = total - xp.log(scale)
+        return total
+
+    def log_likelihood(self, x: Any, xp: Any = None) -> Any:
+        """Of each run, its offset integrated out, (…, runs); without offsets of each row."""
+        xp = xp or NUMPY
+        r = self.log_loss - xp.log(self.fitted(x, xp))
+        noise = dict(zip(self.names, (x[..., i, None] for i in range(len(self.names)))))
+        sigma, nu = xp.exp(noise["sigma"]), None
+        if "nu" in noise:
+            nu = xp.exp(noise["nu"])
+        if self.errors is not None:
+            sigma = xp.sqrt(sigma**2 + self.errors**2)
+        if self.clusters is None:
+            return self._point(r, sigma, nu, xp)
+        tau = xp.exp(noise["tau"])
+        # Where the offset's posterior lies, as if it were normal: only to place the nodes.
+        precision = self.trust / sigma**2
+        spread = 1 / (xp.dot(precision, self._membership) + 1 / tau**2)
+        centre = spread * xp.dot(precision * r, self._membership)
+        spread = xp.sqrt(spread)
+        terms = []
+        for node in STEP * (np.arange(NODES) - NODES // 2):
+            offset = centre + node * spread
+            point = self._point(r - offset[..., self.clusters], sigma, nu, xp)
+            own = -0.5 * (offset / tau) ** 2 - xp.log(tau) - _ROOT
+            terms.append(own + xp.dot(point, self._membership))
+        stacked = xp.stack(terms, axis=0)
+        top = stacked.max(axis=0)
+        return top + xp.log(xp.exp(stacked - top).sum(axis=0)) + xp.log(STEP * spread)
+
+    def fitted(self, x: Any, xp: Any = None) -> Any:
+        """The law's loss, shape (…, n)."""
+        xp, problem = xp or NUMPY, self.problem
+        v = self.linear(x, xp)[0]
+        total: Any = problem.offset
+        for sign, (constant, slopes) in zip(problem.sign, self.design):
+            total = total + sign * xp.exp(xp.dot(v, slopes) + constant)
+        return total
+
+    def linear(self, x: Any, xp: Any = None) -> tuple[Any, Any]:
+        """What the logs of the terms are linear in, and its derivative by x; both (…, p)."""
+        xp, problem = xp or NUMPY, self.problem
+        values, slopes = [], []
+        for i, name in enumerate(problem.names):
+            plain = i < problem.coefficients
+            values.append(x[..., i] if plain else self._value(name, x[..., i], xp))
+            log_slope = 0.0 * x[..., i] if plain else self._log_slope(name, x[..., i], xp)
+            slopes.append(xp.exp(log_slope + 0.0 * x[..., i]))
+        return xp.stack(values, axis=-1), xp.stack(slopes, axis=-1)
+
+    def _point(self, r: Any, sigma: Any, nu: Any, xp: Any) -> Any:
+        """Log density of residuals (…, n)."""
+        if nu is None:
+            return -0.5 * (r / sigma) ** 2 - xp.log(sigma) - _ROOT
+        constant = xp.gammaln((nu + 1) / 2) - xp.gammaln(nu / 2) - 0.5 * xp.log(nu * math.pi)
+        return constant - xp.log(sigma) - (nu + 1) / 2 * xp.log1p((r / sigma) ** 2 / nu)
+
+    # ------------------------------------------------------------ x and the parameters
+
+    def _value(self, name: str, x: Any, xp: Any) -> Any:
+        """A parameter from its entry of x (of a coefficient: the size of its term)."""
+        prior = self.priors[name]
+        if prior.kind == "Uniform":
+            low, high = prior.values
+            return low + (high - low) / (1 + xp.exp(-x))
+        return xp.exp(x) if self.logged(name) else x
+
+    def _log_slope(self, name: str, x: Any, xp: Any) -> Any:
+        """log |d value / d x|."""
+        prior = self.priors[name]
+        if prior.kind == "Uniform":
+            low, high = prior.values
+            return math.log(high - low) - x - 2 * xp.log1p(xp.exp(-x))
+        return x if self.logged(name) else 0.0
+
+    def logged(self, name: str) -> bool:
+        """Whether x holds the log: of what has no sign to choose."""
+        law = self.problem.law
+        return name not in law.exponents or law.ranges[name][0] >= 0 or self.priors[name].positive
+
+    def at(self, z: Array, sigma: float, nu: float = 4.0, tau: float = 0.01) -> Array:
+        """x, shape (d,), at the solver's variables z, shape (p,), moved off the bounds."""
+        typical = float(np.exp(self.log_loss.mean()))
+        values = dict(zip(self.names, (*z, sigma, nu, tau)))
+        values |= {"sigma": sigma, "nu": nu, "tau": tau}
+        x = []
+        for name in self.names:
+            value, prior = values[name], self.priors[name]
+            if prior.kind == "Uniform":
+                low, high = prior.values
+                share = np.clip((value - low) / (high - low), 0.01, 0.99)
+                x.append(math.log(share / (1 - share)))
+            elif name in self.problem.law.coefficients:
+                x.append(math.log(max(value, 0.01 * typical)))
+            else:
+                x.append(
+                    math.log(max(value, 1e-6 if name == "sigma" else 0.02))
+                    if self.logged(name)
+                    else value
+                )
+        return np.array(x)
+
+    def natural(self, x: Array) -> dict[str, Array]:
+        """All parameters of the law, and those of the noise, from x of shape (…, d)."""
+        p = len(self.problem.names)
+        columns = [
+            np.exp(x[..., i]) if i < self.problem.coefficients else self._value(n, x[..., i], NUMPY)
+            for i, n in enumerate(self.names)
+        ]
+        z = np.stack(columns[:p], axis=-1)
+        return {**self.problem.natural(z), **dict(zip(self.names[p:], columns[p:]))}
+
+    def prior_draws(self, size: int, seed: int = 0) -> Array:
+        """x drawn from the prior, shape (size, d)."""
+        rng, problem = np.random.default_rng(seed), self.problem
+        values = {n: self.priors[n].draw(rng, size) for n in self.names}
+        for name in problem.law.exponents:
+            if self.logged(name):  # a prior cut off at 0
+                while np.any(bad := values[name] <= 0):
+                    values[name][bad] = self.priors[name].draw(rng, int(bad.sum()))
+        theta = {e: values[e] for e in problem.law.exponents}
+        x = np.empty((size, len(self.names)))
+        for i, name in enumerate(self.names):
+            prior = self.priors[name]
+            if prior.kind == "Uniform":
+                low, high = prior.values
+                share = (values[name] - low) / (high - low)
+                x[:, i] = np.log(share / (1 - share))
+            elif i < problem.coefficients and name in self.own:
+                positive = np.abs(values[name])
+                x[:, i] = np.log(positive) * self._scales[name].value(theta) + problem.centre[i, 0]
+                x[:, i] += sum(c * theta[e] for c, e in zip(problem.centre[i, 1:], theta))
+            else:
+                x[:, i] = np.log(values[name]) if self.logged(name) else values[name]
+        return x
+
+    def simulate(self, x: Array, rng: np.random.Generator) -> Array:
+        """Log losses drawn at x (d,), shape (n,)."""
+        values = {n: float(np.exp(x[i])) for i, n in enumerate(self.names)}
+        n = len(self.log_loss)
+        sigma = np.full(n, values["sigma"])
+        if self.errors is not None:
+            sigma = np.hypot(sigma, self.errors)
+        draw = rng.standard_normal(n) if self.noise == "normal" else rng.standard_t(values["nu"], n)
+        found: Array = np.log(self.fitted(x)) + sigma * draw
+        if self.clusters is not None:
+            found = (
+                found + values["tau"] * rng.standard_normal(self.clusters[-1] + 1)[self.clusters]
+            )
+        return found
+
+    def rows(self, index: Index) -> Posterior:
+        """The same posterior, with the same priors and centre, on some of the rows."""
+        clusters = self.clusters
+        if clusters is not None:
+            _, clusters = np.unique(clusters[index], return_inverse=True)
+        return replace(
+            self,
+            problem=self.problem.rows(index),
+            errors=None if self.errors is None else self.errors[index],
+            clusters=clusters,
+            log_loss=self.log_loss[index],
+            trust=self.trust[index],
+        )
+
+    def in_batches(self, function: Any, x: Array) -> Array:
+        """A method of this posterior at many x (draws, d), a memory's worth at a time."""
+        cells = len(self.log_loss) * (NODES if self.clusters is not None else 1)
+        step = max(1, _CELLS // cells)
+        with np.errstate(all="ignore"):
+            found: Array = np.concatenate(
+                [function(x[i : i + step]) for i in range(0, len(x), step)]
+            )
+        return found
+
+
+def posterior(
+    problem: Problem,
+    z: Array,
+    clusters: Index,
+    *,
+    noise: Noise = "student-t",
+    errors: Array | None = None,
+    priors: Mapping[str, Prior] | None = None,
+    typical: float | None = None,
+) -> Posterior:
+    """The posterior of a law on its rows.
+
+    Args:
+        z: the least-squares optimum, shape (p,), which says where offsets of runs lie.
+        clusters: run of each row, ascending from 0, shape (n,).
+        errors: standard errors of the log losses, shape (n,).
+        priors: the user's own, by parameter.
+        typical: what the terms add up to at the centre, nats; None: the geometric mean of the
+            loss above what the formula has without parameters.
+
+    Raises:
+        LawError: the law is not a sum of monomials on these rows.
+    """
+    if not isinstance(problem, Monomials):
+        raise LawError(
+            f"not yet: the Bayesian backend takes sums of monomials, and {problem.law.name} is "
+            "none; least squares with --bootstrap fits it"
+        )
+    law, own = problem.law, dict(priors or {})
+    if typical is None:
+        above = (problem.y - problem.offset)[problem.y > problem.offset]
+        typical = float(np.exp(np.log(above).mean())) if len(above) else 0.01 * problem.y.mean()
+    middle = math.log(typical / max(problem.coefficients, 1))
+    found = dict.fromkeys(law.coefficients, Prior("LogNormal", (middle, TERM.values[1])))
+    found |= {e: ONE_SIGN if law.ranges[e][0] >= 0 else EITHER_SIGN for e in law.exponents}
+    found |= own | {"sigma": SCATTER, "nu": DEGREES, "tau": SCATTER}
+    several = clusters[-1] + 1 < len(clusters)
+    log_loss = np.log(problem.y)
+    return Posterior(
+        problem=problem,
+        noise=noise,
+        priors=found,
+        own=frozenset(own),
+        errors=errors,
+        clusters=clusters if several else None,
+        log_loss=log_loss,
+        trust=trusted(-residuals(problem, z), clusters, noise)
+        if several
+        else np.ones(len(log_loss)),
+    )
+
+
+def trusted(r: Array, clusters: Index, noise: Noise) -> Array:
+    """Weights of Student's t for rows by their distance from their run's median, shape (n,)."""
+    if noise == "normal":
+        return np.ones(len(r))
+    runs = np.split(r, np.flatnonzero(np.diff(clusters)) + 1)
+    away = np.concatenate([own - np.median(own) for own in runs])
+    scale = 1.4826 * float(np.median(np.abs(away))) or float(np.std(away)) or 1.0
+    weights: Array = 1 / (1 + (away / scale) ** 2 / 4)
+    return weights
+
+
+_ROOT = 0.5 * math.log(2 * math.pi)
+
+
+def _gammaln(x: Any) -> Any:
+    from scipy.special import gammaln
+
+    return gammaln(x)
+
+
+def _digamma(x: float) -> float:
+    from scipy.special import psi
+
+    return float(psi(x))
+
+
+_SCALAR = SimpleNamespace(log=math.log, log1p=math.log1p, exp=math.exp)
+
+#: The functions that a density needs, by the names that ``pytensor.tensor`` gives them.
+NUMPY = SimpleNamespace(
+    arcsinh=np.arcsinh,
+    dot=np.dot,
+    exp=np.exp,
+    gammaln=_gammaln,
+    log=np.log,
+    log1p=np.log1p,
+    sqrt=np.sqrt,
+    stack=np.stack,
+)

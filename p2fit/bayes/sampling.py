@@ -1,0 +1,197 @@
+"""Draws from a posterior: NUTS by nutpie on the NumPy density, and its diagnostics by ArviZ.
+
+The density and its gradient are plain NumPy, so nothing is compiled. The sampler walks in
+coordinates in which the posterior is close to a standard normal: those of
+:mod:`p2fit.bayes.coordinates`, moved and scaled by the curvature at the mode.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from p2fit.bayes.coordinates import Coordinates
+from p2fit.bayes.laplace import Mode, find_mode
+from p2fit.bayes.model import Posterior
+from p2fit.laws import Array
+
+_TRIES = 1000  # draws from the prior, where least squares gives no start
+_ACCEPT = 0.95  # of proposals: more than the sampler's 0.8 walks ridges without divergences
+
+
+@dataclass(frozen=True)
+class Chains:
+    """What the sampler drew."""
+
+    x: Array
+    """Draws of the posterior's variables, shape (chains, draws, d)."""
+    energy: Array
+    """Of each draw, shape (chains, draws)."""
+    diverging: np.ndarray[Any, np.dtype[np.bool_]]
+    """Whether the draw's trajectory diverged, shape (chains, draws)."""
+
+
+class _NoDensityError(ValueError):
+    """Where the density overflows; the sampler counts a divergence."""
+
+    is_recoverable = True
+
+
+def prepare(posterior: Posterior, start: Array) -> tuple[Coordinates, Mode]:
+    """Coordinates that suit the posterior, and its mode in them, from a start x, shape (d,)."""
+    rough = Coordinates(posterior, ())
+    if not np.isfinite(rough.log_density(start[None])[0]):  # subtracted terms can leave no loss
+        drawn = posterior.prior_draws(_TRIES)
+        start = drawn[np.argmax(rough.log_density(drawn))]
+    mode = find_mode(rough.log_density, start)
+    spread = np.sqrt((mode.root**2).sum(axis=1))[: posterior.problem.coefficients]
+    coordinates = Coordinates(posterior, tuple(int(i) for i in np.argsort(spread)))
+    return coordinates, find_mode(coordinates.log_density, coordinates.w(mode.x))
+
+
+def sample(
+    coordinates: Coordinates,
+    mode: Mode,
+    *,
+    draws: int,
+    tune: int,
+    chains: int,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Chains:
+    """Run NUTS with nutpie's low-rank mass matrix.
+
+    Args:
+        progress: called with draws done and in all, tuning included.
+    """
+    import nutpie
+    from nutpie.compiled_pyfunc import from_pyfunc
+
+    d, done = len(mode.x), 0
+
+    def density() -> Callable[[Array], tuple[float, Array]]:
+        def value_and_slope(step: Array) -> tuple[float, Array]:
+            value, slope = coordinates.gradient(mode.x + mode.root @ step)
+            if not math.isfinite(value):
+                raise _NoDensityError
+            return value, mode.root.T @ slope
+
+        return value_and_slope
+
+    def keep(*_: Any) -> Callable[[Array], dict[str, Array]]:
+        def expand(step: Array) -> dict[str, Array]:
+            nonlocal done
+            done += 1
+            if progress is not None and done % 50 == 0:
+                progress(min(done, chains * (draws + tune)), chains * (draws + tune))
+            return {"step": step}
+
+        return expand
+
+    def start(own: int) -> Array:
+        rng = np.random.default_rng([seed, own])
+        points = mode.x + rng.standard_normal((50, d)) @ mode.root.T
+        usable = np.flatnonzero(np.isfinite(coordinates.log_density(points)))
+        chosen = points[usable[0]] if len(usable) else mode.x
+        found: Array = np.linalg.solve(mode.root, chosen - mode.x)
+        return found
+
+    model = from_pyfunc(
+        d, density, keep, [np.dtype("float64")], [(d,)], ["step"], make_initial_point_fn=start
+    )
+    if "adaptation" in signature(nutpie.sample).parameters:
+        how: dict[str, Any] = {"adaptation": "low_rank"}
+    else:  # nutpie up to 0.16.8
+        how = {"low_rank_modified_mass_matrix": True}
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        trace = nutpie.sample(
+            model,
+            draws=draws,
+            tune=tune,
+            chains=chains,
+            cores=1,  # the density holds Python's lock: threads would only wait
+            seed=seed,
+            save_warmup=False,
+            progress_bar=False,
+            target_accept=_ACCEPT,
+            **how,
+        )
+    steps = np.asarray(trace.posterior["step"])
+    stats = trace.sample_stats
+    return Chains(
+        x=coordinates.x(mode.x + steps @ mode.root.T),
+        energy=np.asarray(stats["energy"]),
+        diverging=np.asarray(stats["diverging"]),
+    )
+
+
+def diagnose(values: Mapping[str, Array], chains: Chains) -> dict[str, Any]:
+    """The worst of each diagnostic, and R-hat and effective sizes by parameter.
+
+    Args:
+        values: draws by parameter, each of shape (chains, draws).
+    """
+    az = arviz()
+    each = {
+        name: {
+            "r_hat": float(az.rhat(draws)),
+            "ess_bulk": float(az.ess(draws, method="bulk")),
+            "ess_tail": float(az.ess(draws, method="tail", prob=(0.05, 0.95))),
+        }
+        for name, draws in values.items()
+    }
+    moves = np.diff(chains.energy, axis=1)
+    fraction = (moves**2).mean(axis=1) / chains.energy.var(axis=1, ddof=1)
+    return {
+        "r_hat": max(e["r_hat"] for e in each.values()),
+        "ess_bulk": min(e["ess_bulk"] for e in each.values()),
+        "ess_tail": min(e["ess_tail"] for e in each.values()),
+        "divergences": int(chains.diverging.sum()),
+        "e_bfmi": float(fraction.min()),
+        "chains": chains.x.shape[0],
+        "draws": chains.x.shape[1],
+        "parameters": each,
+    }
+
+
+def save_trace(
+    path: str | Path, values: Mapping[str, Array], posterior: Posterior, chains: Chains
+) -> None:
+    """Write the draws, the log likelihood of each run and the sampler's account as NetCDF.
+
+    Raises:
+        FitError: it cannot be written.
+    """
+    from p2fit.files import replacing
+
+    az = arviz()
+    flat = chains.x.reshape(-1, chains.x.shape[-1])
+    by_run = posterior.in_batches(posterior.log_likelihood, flat)
+    groups = {
+        "posterior": dict(values),
+        "sample_stats": {"energy": chains.energy, "diverging": chains.diverging},
+        "log_likelihood": {"run": by_run.reshape(*chains.x.shape[:2], -1)},
+        "observed_data": {"log_loss": posterior.log_loss},
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        old = az.__version__.startswith("0.")
+        trace = az.from_dict(**groups) if old else az.from_dict(groups)
+        with replacing(path) as temporary:
+            trace.to_netcdf(str(temporary), engine="h5netcdf")
+
+
+def arviz() -> Any:
+    """ArviZ, without the announcement of its next version."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import arviz as az
+    return az

@@ -1,0 +1,431 @@
+"""The Bayesian backend: the density, its coordinates, the draws, and what a fit says of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import polars as pl
+import pytest
+from click.testing import CliRunner
+from pytensor.compile.mode import Mode
+from scipy import integrate, stats
+
+import p2fit
+from p2fit.bayes import fitting, laplace, leaving_out, sampling
+from p2fit.bayes.coordinates import Coordinates
+from p2fit.bayes.model import Posterior, posterior
+from p2fit.bayes.priors import parse
+from p2fit.bayes.pymc import pymc_model
+from p2fit.cli import main
+from p2fit.laws import LAWS
+from p2fit.problem import build
+from p2fit.rows import FitError, tasks
+from tests import simulate
+
+SCHEMA = json.loads((Path(p2fit.__file__).parent / "schemas" / "fit.schema.json").read_text())
+
+#: Besiroglu et al. 2024: estimates and standard errors on these rows.
+PUBLISHED = {
+    "A": (482.01, 124.5),
+    "B": (2085.43, 1293.3),
+    "E": (1.8172, 0.026),
+    "alpha": (0.3478, 0.0154),
+    "beta": (0.3658, 0.0206),
+}
+
+
+def built(source: Any, law: str | None = None, **options: Any) -> tuple[Posterior, Any]:
+    own = {k: options.pop(k) for k in ("noise", "prior") if k in options}
+    task = tasks(source, law, **options)[0]
+    _, found, start = fitting.put_on(task, fitting.BayesOptions(**own))
+    return found, start
+
+
+CURVES = simulate.p2(seed=0, offset=0.01, checkpoints=6)
+KAPLAN = simulate.chinchilla(30, seed=0)
+POSTERIORS: dict[str, dict[str, Any]] = {
+    "one row per run": {"source": simulate.chinchilla(30, seed=1)},
+    "runs with offsets": {"source": CURVES},
+    "normal noise": {"source": CURVES, "noise": "normal"},
+    "standard errors": {
+        "source": {**CURVES, "loss_stderr": np.geomspace(1e-3, 1e-2, len(CURVES["loss"]))}
+    },
+    "own priors": {
+        "source": simulate.chinchilla(30, seed=1),
+        "prior": ["alpha ~ Uniform(0.1, 0.9)", "A ~ LogNormal(6, 1)", "beta ~ HalfNormal(1)"],
+    },
+    "a coefficient to a power": {
+        "source": KAPLAN,
+        "law": "kaplan-n",
+        "prior": ["N_c ~ LogNormal(30, 5)", "alpha_N ~ Gamma(2, 10)"],
+    },
+    "fixed and tied": {"source": CURVES, "fix": {"gamma": -1.3}, "tie": {"beta": "alpha"}},
+    "terms of other signs": {
+        "source": simulate.chinchilla(30, seed=1),
+        "law": "3 + A/params^alpha - B*tokens^beta",
+    },
+}
+
+
+@pytest.fixture(params=POSTERIORS, scope="module")
+def case(request: pytest.FixtureRequest) -> tuple[Coordinates, Any]:
+    """Coordinates of a posterior, and five points where it has its mass."""
+    coordinates, mode = sampling.prepare(*built(**POSTERIORS[request.param]))
+    steps = np.random.default_rng(0).standard_normal((5, len(mode.x)))
+    return coordinates, coordinates.x(mode.x + steps @ mode.root.T)
+
+
+# ---------------------------------------------------------------- the density
+
+
+def test_pymc_gives_the_same_density_and_the_same_gradient(case: tuple[Coordinates, Any]) -> None:
+    own, points = case[0].posterior, case[1]
+    model = pymc_model(own)
+    mode = Mode(linker="py", optimizer="None")
+    density = model.compile_logp(jacobian=False, mode=mode)
+    slope = model.compile_dlogp(jacobian=False, mode=mode)
+    for x in points:
+        expected = float(density({"x": x}))
+        value, gradient = own.gradient(x)
+        assert own.log_density(x) == pytest.approx(expected, rel=1e-10)
+        assert value == pytest.approx(expected, rel=1e-10)
+        by_pymc = np.asarray(slope({"x": x}))
+        assert gradient == pytest.approx(by_pymc, abs=1e-5 * np.abs(by_pymc).max())
+
+
+def test_many_points_at_once_are_as_one_by_one(case: tuple[Coordinates, Any]) -> None:
+    own, points = case[0].posterior, case[1]
+    each = [own.log_density(x) for x in points]
+    assert own.in_batches(own.log_density, points) == pytest.approx(each)
+
+
+def test_coordinates_go_there_and_back_with_their_jacobian(case: tuple[Coordinates, Any]) -> None:
+    map_, points = case
+    own = map_.posterior
+    for x in points:
+        w, h = map_.w(x), 1e-6
+        assert map_.x(w) == pytest.approx(x, abs=1e-9)
+        columns = [(map_.x(w + h * e) - map_.x(w - h * e)) / (2 * h) for e in np.eye(len(w))]
+        volume = np.linalg.slogdet(np.array(columns))[1]
+        value, gradient = map_.gradient(w)
+        assert value == pytest.approx(own.log_density(x) + volume, abs=1e-6)
+        steps = map_.log_density(np.concatenate([w + h * np.eye(len(w)), w - h * np.eye(len(w))]))
+        differences = (steps[: len(w)] - steps[len(w) :]) / (2 * h)
+        assert gradient == pytest.approx(differences, abs=1e-5 * np.abs(differences).max())
+
+
+@pytest.mark.parametrize("noise", ["student-t", "normal"])
+def test_the_offset_of_a_run_is_integrated_out(noise: Any) -> None:
+    coordinates, mode = sampling.prepare(*built(CURVES, noise=noise))
+    own, clusters = coordinates.posterior, coordinates.posterior.clusters
+    assert clusters is not None
+    steps = np.random.default_rng(0).standard_normal((3, len(mode.x)))
+    for x in coordinates.x(mode.x + steps @ mode.root.T):
+        found = own.log_likelihood(x)
+        values = {n: float(v) for n, v in own.natural(x).items()}
+        r = own.log_loss - np.log(own.fitted(x))
+        for run in range(3):
+            rows = r[clusters == run]
+
+            level = float(found[run])
+            width = 1 / np.sqrt(len(rows) / values["sigma"] ** 2 + values["tau"] ** -2)
+            middle = np.median(rows) * width**2 * len(rows) / values["sigma"] ** 2
+            ends = middle - 30 * width, middle + 30 * width
+            grid = np.linspace(*ends, 4001)
+            e = (rows - grid[:, None]) / values["sigma"]
+            each = stats.norm.logpdf(e) if noise == "normal" else stats.t(values["nu"]).logpdf(e)
+            logs = (each - np.log(values["sigma"])).sum(axis=1)
+            logs += stats.norm.logpdf(grid, scale=values["tau"])
+            heights = np.exp(logs - level)
+            whole = integrate.simpson(heights, x=grid)
+            assert whole == pytest.approx(1.0, rel=2e-3)
+
+
+KNOWN = ("params", "tokens", "pruning_rate", "base_loss", "avg_params")
+PLAIN = [n for n, law in LAWS.items() if law.monomial and set(law.inputs) <= set(KNOWN)]
+
+
+@pytest.mark.parametrize("law", [n for n in PLAIN if LAWS[n].coefficients])
+def test_losses_of_the_prior_are_plausible(law: str) -> None:
+    """Over a usual range of sizes, rates and tokens, for the laws that are sums of monomials."""
+    rng = np.random.default_rng(0)
+    n = 40
+    columns = {
+        "params": np.exp(rng.uniform(np.log(1e8), np.log(1e10), n)),
+        "tokens": np.exp(rng.uniform(np.log(1e9), np.log(1e11), n)),
+        "pruning_rate": rng.uniform(0.1, 0.6, n),
+        "base_loss": rng.uniform(2.2, 2.9, n),
+    }
+    columns["avg_params"] = columns["params"]
+    columns = {k: v for k, v in columns.items() if k in LAWS[law].inputs}
+    y = np.full(n, 3.0)
+    problem = build(LAWS[law], columns, y, np.ones(n))
+    z = np.concatenate([np.ones(problem.coefficients), np.full(problem.exponents, 0.4)])
+    own = posterior(problem, z, np.arange(n))
+    losses = own.fitted(own.prior_draws(2000))
+    middle = np.median(losses, axis=1)
+    assert 1.5 < np.median(middle) < 7.0
+    assert np.mean((middle > 0.5) & (middle < 30)) > 0.8
+    assert np.mean((losses > 0.1) & (losses < 100)) > 0.9
+
+
+def test_prior_draws_follow_the_prior() -> None:
+    own, _ = built(simulate.chinchilla(30, seed=1), prior=["A ~ LogNormal(6, 1)"])
+    drawn = own.natural(own.prior_draws(4000))
+    assert stats.kstest(np.log(drawn["A"]), "norm", (6, 1)).pvalue > 1e-3
+    assert stats.kstest(np.log(drawn["alpha"]), "norm", (np.log(0.35), 0.8)).pvalue > 1e-3
+    assert stats.kstest(drawn["nu"], stats.gamma(2, scale=10).cdf).pvalue > 1e-3
+
+
+# ---------------------------------------------------------------- fits
+
+
+@pytest.fixture(scope="module")
+def kept(chinchilla: pl.DataFrame) -> pl.DataFrame:
+    return chinchilla.filter(pl.col("kept") == 1)
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("trace") / "trace.nc"
+
+
+@pytest.fixture(scope="module")
+def nuts(kept: pl.DataFrame, trace: Path) -> p2fit.Fit:
+    return p2fit.fit(kept, "chinchilla", backend="bayes", save_trace=trace)
+
+
+@pytest.fixture(scope="module")
+def quick(kept: pl.DataFrame) -> p2fit.Fit:
+    return p2fit.fit(kept, "chinchilla", backend="laplace")
+
+
+@pytest.fixture(scope="module")
+def two_sizes() -> p2fit.Fit:
+    curves = simulate.p2(seed=0, sizes=(5e8, 3e9), checkpoints=8)
+    return p2fit.fit(curves, "p2", backend="bayes")
+
+
+def test_chinchilla_is_within_a_published_standard_error(
+    nuts: p2fit.Fit, kept: pl.DataFrame
+) -> None:
+    assert nuts.converged
+    d = nuts.diagnostics or {}
+    assert d["divergences"] == 0
+    assert d["r_hat"] <= 1.01
+    assert min(d["ess_bulk"], d["ess_tail"]) >= 400
+    resampled = p2fit.fit(kept, "chinchilla", bootstrap=400).parameters
+    for name, (value, stderr) in PUBLISHED.items():
+        found, other = nuts.parameters[name], resampled[name].interval
+        assert found.estimate == pytest.approx(value, abs=stderr)
+        assert found.interval is not None
+        assert other is not None
+        assert found.interval[0] < other[1]  # type: ignore[operator]
+        assert other[0] < found.interval[1]  # type: ignore[operator]
+
+
+def test_laplace_has_the_same_medians(nuts: p2fit.Fit, quick: p2fit.Fit) -> None:
+    assert (quick.diagnostics or {})["pareto_k"] < laplace.TRUST
+    for name, found in nuts.parameters.items():
+        assert found.stderr is not None
+        away = quick.parameters[name].estimate - found.estimate  # type: ignore[operator]
+        assert abs(away) < 0.1 * found.stderr
+        assert quick.parameters[name].stderr == pytest.approx(found.stderr, rel=0.1)
+
+
+def test_laplace_refuses_where_weights_are_wild(kept: pl.DataFrame) -> None:
+    # Two sizes at one token count each: nearly everything is prior.
+    own, start = built(kept, "chinchilla")
+    coordinates, mode = sampling.prepare(own, start)
+    narrow = laplace.Mode(mode.x + 3 * np.sqrt((mode.root**2).sum(1)), 0.05 * mode.root)
+    assert laplace.importance(coordinates.log_density, narrow).pareto_k > laplace.TRUST
+
+
+def test_a_fit_survives_json_with_its_draws(nuts: p2fit.Fit, tmp_path: Path) -> None:
+    nuts.save(tmp_path / "fit.json")
+    document = json.loads((tmp_path / "fit.json").read_text())
+    jsonschema.validate(document, SCHEMA)
+    again = p2fit.load(tmp_path / "fit.json")
+    assert isinstance(again, p2fit.Fit)
+    assert again.to_dict() == nuts.to_dict()
+    at = {"params": [1e9, 7e10], "tokens": [2e10, 1.4e12]}
+    assert again.predict(at) == pytest.approx(nuts.predict(at))
+    for new_run in (False, True):
+        ends = nuts.interval(at, new_run=new_run)
+        assert ends is not None
+        assert again.interval(at, new_run=new_run) == pytest.approx(np.array(ends))
+    mean, point = nuts.interval(at), nuts.interval(at, new_run=True)
+    assert mean is not None
+    assert point is not None
+    assert np.all(point[0] < mean[0])
+    assert np.all(mean[1] < point[1])
+
+
+def test_the_trace_opens_in_arviz(nuts: p2fit.Fit, trace: Path) -> None:
+    import xarray
+
+    draws = xarray.open_dataset(trace, group="posterior", engine="h5netcdf")
+    assert draws["alpha"].shape == (4, 1000)
+    assert float(draws["alpha"].median()) == pytest.approx(nuts.parameters["alpha"].estimate)
+    by_run = xarray.open_dataset(trace, group="log_likelihood", engine="h5netcdf")
+    assert by_run["run"].shape == (4, 1000, 240)
+    draws.close()
+    by_run.close()
+
+
+def test_two_sizes_leave_a_direction_open(two_sizes: p2fit.Fit) -> None:
+    d = two_sizes.diagnostics or {}
+    assert d["divergences"] == 0
+    assert d["r_hat"] <= 1.01
+    assert two_sizes.converged
+    share = (two_sizes.posterior or {})["contraction"]
+    assert share["alpha"] < 0.7 < 0.95 < min(share["gamma"], share["beta"], share["delta"])
+    # Seen sizes are predicted well, an unseen one is not: its band is far wider.
+    inside = {"params": 5e8, "pruning_rate": 0.25, "tokens": 1e9, "base_loss": 2.9}
+    outside = {**inside, "params": 7e10}
+    (low, high), (lower, higher) = (two_sizes.interval(x) for x in (inside, outside))  # type: ignore[misc]
+    assert higher - lower > 3 * (high - low)
+    truth = p2fit.LAWS["p2"].predict(simulate.P2, outside)
+    assert lower < truth < higher
+
+
+def test_the_summary_shows_both_backends_side_by_side(nuts: p2fit.Fit) -> None:
+    text = nuts.summary()
+    assert "least squares" in text
+    assert "contraction" in text
+    assert "0 divergences" in text
+    assert "NOT CONVERGED" not in text
+    failed = replace(nuts, converged=False, diagnostics={**(nuts.diagnostics or {}), "r_hat": 1.2})
+    assert failed.summary().splitlines()[0].startswith("NOT CONVERGED  R-hat 1.200")
+
+
+def test_what_the_data_do_not_move_is_named() -> None:
+    # One token count: any beta fits as well as any other.
+    curves = simulate.chinchilla(40, seed=1, tokens=1e10)
+    fit = p2fit.fit(curves, "chinchilla", backend="bayes", draws=300, chains=2)
+    assert any(w.startswith("beta: posterior = prior") for w in fit.warnings)
+    assert "posterior = prior" in fit.summary()
+    assert not fit.parameters["beta"].identified
+
+
+def test_priors_of_ones_own_move_the_posterior(kept: pl.DataFrame) -> None:
+    fit = p2fit.fit(kept, "chinchilla", backend="laplace", prior=["alpha ~ Normal(0.5, 0.005)"])
+    assert fit.parameters["alpha"].estimate == pytest.approx(0.47, abs=0.05)
+    assert "alpha ~ Normal(0.5, 0.005)" in fit.summary()
+
+
+def test_fixed_and_tied_parameters_are_held(kept: pl.DataFrame) -> None:
+    fit = p2fit.fit(kept, "chinchilla", backend="laplace", fix={"E": 1.8}, tie={"beta": "alpha"})
+    assert fit.parameters["E"].estimate == 1.8
+    draws = fit.draws()
+    assert draws is not None
+    assert np.array_equal(draws["alpha"], draws["beta"])
+    assert np.all(draws["E"] == 1.8)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("alpha ~ Normal(0.35)", "takes mean and sd"),
+        ("alpha ~ Cauchy(0, 1)", "no distribution Cauchy"),
+        ("alpha = 3", "not of the form"),
+        ("omega ~ Normal(0, 1)", "not a free parameter"),
+        ("alpha ~ Normal(0.35, -1)", "must be above 0"),
+        ("A ~ Uniform(0, 1)", "a coefficient takes"),
+        ("alpha ~ Uniform(-1, 1)", "from 0 up"),
+    ],
+)
+def test_a_bad_prior_is_refused(text: str, says: str) -> None:
+    with pytest.raises(FitError, match=says):
+        parse([text], LAWS["chinchilla"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"residual": "linear"}, {"weights": "runs"}, {"bootstrap": 100}, {"noise": "cauchy"}],
+)
+def test_what_has_no_meaning_is_refused(kept: pl.DataFrame, options: dict[str, Any]) -> None:
+    with pytest.raises(FitError):
+        p2fit.fit(kept, "chinchilla", backend="laplace", **options)
+    with pytest.raises(FitError, match="no option is called draws"):
+        p2fit.fit(kept, "chinchilla", draws=100)
+
+
+# ---------------------------------------------------------------- calibration
+
+
+def test_truths_rank_evenly_among_their_draws() -> None:
+    """Simulation-based calibration in small; benchmarks/sbc.py does it at length."""
+    curves = simulate.chinchilla(25, seed=2)
+    columns = {k: np.asarray(curves[k]) for k in ("params", "tokens")}
+    y = np.asarray(curves["loss"])
+    problem = build(LAWS["chinchilla"], columns, y, np.ones(25))
+    own = posterior(problem, np.full(5, 0.4), np.arange(25), noise="normal", typical=2.7)
+    rng, ranks = np.random.default_rng(0), []
+    for truth in own.prior_draws(40, seed=3):
+        simulated = replace(own, log_loss=own.simulate(truth, rng))
+        draws = leaving_out.draw(simulated, truth, 0)
+        draws = draws[np.linspace(0, len(draws) - 1, 99).astype(int)]
+        ranks.append((draws < truth).sum(axis=0) // 25)
+    for column in np.array(ranks).T:
+        assert stats.chisquare(np.bincount(column, minlength=4)).pvalue > 1e-3
+
+
+# ---------------------------------------------------------------- leaving runs out
+
+
+def test_psis_agrees_with_refits() -> None:
+    own, start = built(simulate.p2(seed=0, offset=0.01, checkpoints=4))
+    found = leaving_out.elpd(own, start)
+    assert found.by_run.shape == (9,)
+    assert 0 <= found.refitted <= 9
+    for run in np.flatnonzero(~found.exact)[:2]:
+        refitted = leaving_out.refit(own, start, int(run))
+        assert found.by_run[run] == pytest.approx(refitted, abs=0.3)
+
+
+def test_laws_are_compared_by_predictive_density() -> None:
+    curves = simulate.chinchilla(24, seed=1)
+    [found] = p2fit.compare(curves, ["kaplan-n", "chinchilla"], backend="bayes")
+    best, other = found.scores
+    assert best.label == "chinchilla"
+    assert best.elpd is not None
+    assert other.elpd is not None
+    assert other.difference_elpd is not None
+    assert other.difference_elpd.value == pytest.approx(other.elpd - best.elpd)
+    assert other.difference_elpd.value < -2 * other.difference_elpd.stderr
+    assert "predictive density" in str(found)
+
+
+# ---------------------------------------------------------------- the command line
+
+
+def test_the_command_exits_3_where_draws_fail(tmp_path: Path) -> None:
+    path = tmp_path / "curves.csv"
+    pl.DataFrame(simulate.chinchilla(40, seed=3)).write_csv(path)
+    few = ("--backend", "bayes", "--draws", "100", "--tune", "300", "--chains", "2")
+    arguments = ["fit", str(path), *few]
+    found = CliRunner().invoke(main, arguments)
+    assert found.exit_code == 3
+    assert found.stdout.startswith("NOT CONVERGED")
+    allowed = CliRunner().invoke(main, [*arguments, "--allow-unconverged"])
+    assert allowed.exit_code == 0
+    assert allowed.stdout == found.stdout  # seeded
+
+
+def test_the_command_is_the_function(kept: pl.DataFrame, tmp_path: Path) -> None:
+    kept.write_csv(tmp_path / "curves.csv")
+    prior = "alpha ~ Normal(0.35, 0.1)"
+    options = ("--backend", "laplace", "--noise", "normal", "--prior", prior, "--json")
+    found = CliRunner().invoke(main, ["fit", str(tmp_path / "curves.csv"), *options])
+    assert found.exit_code == 0
+    expected = p2fit.fit(
+        tmp_path / "curves.csv", backend="laplace", noise="normal", prior=[prior]
+    ).to_dict()
+    expected["options"]["prior"] = [prior]
+    assert json.loads(found.stdout) == expected
