@@ -187,26 +187,48 @@ def _centre(problem: Formula, bent: Array) -> Array:
 
 def _span(law: Law, name: str, columns: Mapping[str, Array]) -> tuple[float, float]:
     """Where the search for a parameter begins: within its stated range; as the power of something;
-    around the values of the column that it is added to or divided by."""
+    around the values at which it matters."""
     low, high = law.ranges[name]
     if name in law.stated and np.isfinite(high):
         return low, high
     if name in law.powers:
         return EXPONENT
-    beside = _beside(law, name)
-    positive = columns[beside][columns[beside] > 0] if beside else np.zeros(0)
-    if len(positive):
-        return float(positive.min()) / BEYOND, float(positive.max()) * BEYOND
-    return SCALE
+    sizes = np.abs(_matters(law, name, columns))
+    sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
+    if not len(sizes):
+        return SCALE
+    return float(sizes.min()) / BEYOND, float(sizes.max()) * BEYOND
 
 
-def _beside(law: Law, name: str) -> str | None:
-    """A column in the smallest part of the formula that joins the parameter with one."""
-    found = None
-    for part in ast.walk(law.restricted):  # outer parts first
-        if isinstance(part, ast.BinOp) and not isinstance(part.op, ast.Pow):
-            left, right = ({n.id for n in names_in(side)} for side in (part.left, part.right))
-            if name in left | right:
-                columns = (right if name in left else left).intersection(law.inputs)
-                found = min(columns) if columns else found
-    return found
+def _matters(law: Law, name: str, columns: Mapping[str, Array]) -> Array:
+    """The values at which a parameter's part of the formula is as large as what it is added to,
+    divided by or divides; else as large as 1. Other parameters are at typical values."""
+    typical = {n: np.asarray(0.4 if n in law.powers else 1.0) for n in law.free}
+    values = {**columns, **typical, name: np.asarray(1.0)}
+
+    def size(node: ast.expr) -> Array:
+        return np.atleast_1d(evaluate(node, values))
+
+    part, *outer = _way(law.restricted, name)
+    for whole in outer:
+        match whole:
+            case ast.BinOp(left=left, op=ast.Add() | ast.Sub() | ast.Div(), right=right):
+                other = right if left is part else left
+                if any(n.id in columns for n in names_in(whole)):
+                    return np.asarray(size(other) / size(part))
+            case ast.BinOp(op=ast.Mult()) | ast.UnaryOp():
+                pass
+            case _:
+                break
+        part = whole
+    return np.asarray(1 / size(part))
+
+
+def _way(node: ast.expr, name: str) -> list[ast.expr]:
+    """From the first place of a name in a formula outwards."""
+    if isinstance(node, ast.Name):
+        return [node] if node.id == name else []
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.expr) and (way := _way(child, name)):
+            return [*way, node]
+    return []

@@ -1,6 +1,6 @@
 """The pages say what p2fit prints: every command in them is run.
 
-These are README.md, docs/import.md, docs/planning.md and the pages of examples/.
+These are README.md, some pages of docs/ (see ``DOCS``) and those of examples/.
 
 In a ``console`` block each line ``$ p2fit ...`` is a command (a backslash at its end continues
 it) and what follows is its output (none with ``> /dev/null``). ``$ cat FILE`` shows a file that the
@@ -37,7 +37,7 @@ from p2fit.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
-DOCS = [ROOT / "docs" / name for name in ("import.md", "planning.md", "pictures.md")]
+DOCS = [ROOT / "docs" / name for name in ("import.md", "laws.md", "planning.md", "pictures.md")]
 PAGES = [ROOT / "README.md", *DOCS, *sorted(EXAMPLES.rglob("*.md"))]
 FILES = sorted(EXAMPLES.rglob("*.csv"))
 BLOCK = re.compile(r"^```(console|pycon)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
