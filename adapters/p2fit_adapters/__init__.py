@@ -13,7 +13,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from p2fit_adapters.errors import RunError
     from p2fit_adapters.models import Counts, count, load_model
-    from p2fit_adapters.post_training import PostTraining, Result, post_train, post_train_each
+    from p2fit_adapters.post_training import (
+        PostTrained,
+        PostTraining,
+        post_train,
+        post_train_each,
+    )
+    from p2fit_adapters.pretraining import (
+        Pretrained,
+        Pretraining,
+        Sparsity,
+        pretrain,
+        pretrain_each,
+    )
     from p2fit_adapters.pruning import Pruned, Pruning, combinations, counts_after, prune
     from p2fit_adapters.text import Text, TextSource, prepare
     from p2fit_adapters.training import Trainer, Training, evaluate
@@ -22,7 +34,8 @@ if TYPE_CHECKING:
 _MODULES = {
     "errors": ("RunError",),
     "models": ("Counts", "count", "load_model"),
-    "post_training": ("PostTraining", "Result", "post_train", "post_train_each"),
+    "post_training": ("PostTrained", "PostTraining", "post_train", "post_train_each"),
+    "pretraining": ("Pretrained", "Pretraining", "Sparsity", "pretrain", "pretrain_each"),
     "pruning": ("Pruned", "Pruning", "combinations", "counts_after", "prune"),
     "text": ("Text", "TextSource", "prepare"),
     "training": ("Trainer", "Training", "evaluate"),
@@ -31,11 +44,14 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 
 __all__ = [
     "Counts",
+    "PostTrained",
     "PostTraining",
+    "Pretrained",
+    "Pretraining",
     "Pruned",
     "Pruning",
-    "Result",
     "RunError",
+    "Sparsity",
     "Text",
     "TextSource",
     "Trainer",
@@ -48,6 +64,8 @@ __all__ = [
     "post_train",
     "post_train_each",
     "prepare",
+    "pretrain",
+    "pretrain_each",
     "prune",
 ]
 

@@ -10,7 +10,8 @@ import csv
 import fcntl
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,26 +20,11 @@ from p2fit.files import write_text
 from p2fit_adapters.errors import RunError
 
 CURVES, META = "curves.csv", "curves.meta.json"
-COLUMNS = (
-    "run",
-    "family",
-    "method",
-    "criterion",
-    "params",
-    "pruning_rate",
-    "base_loss",
-    "tokens",
-    "loss",
-    "seed",
-    "step",
-    "params_after",
-    "non_embedding",
-    "non_embedding_after",
-    "non_embedding_rate",
-)
-
 Rows = dict[int, dict[str, Any]]
 """Step → column → value."""
+
+
+PATIENCE = 5.0  # seconds: a process that was killed may take a moment to be gone
 
 
 @contextmanager
@@ -49,11 +35,16 @@ def locked(folder: Path) -> Iterator[None]:
         RunError: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + PATIENCE
     with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunError(f"{folder}: another process is at work on this run") from None
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > until:
+                    raise RunError(f"{folder}: another process is at work on this run") from None
+                time.sleep(0.1)
         yield
 
 
@@ -66,15 +57,24 @@ def read_rows(folder: Path) -> Rows:
     return {int(row["step"]): row for row in csv.DictReader(io.StringIO(text))}
 
 
-def write_rows(folder: Path, rows: Rows) -> None:
+def read_columns(out: Path) -> list[str]:
+    """The columns of the curves of all runs together; none before there are any."""
+    try:
+        with (out / CURVES).open(encoding="utf-8") as file:
+            return next(csv.reader(file), [])
+    except FileNotFoundError:
+        return []
+
+
+def write_rows(folder: Path, rows: Rows, columns: Sequence[str]) -> None:
     """Write a run's rows, then all runs' rows above it."""
-    write_text(folder / CURVES, _csv(rows[step] for step in sorted(rows)))
-    collect(folder.parent)
+    write_text(folder / CURVES, _csv((rows[step] for step in sorted(rows)), columns))
+    collect(folder.parent, columns)
 
 
-def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
+def _csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
     out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()
@@ -89,18 +89,24 @@ def read_meta(folder: Path) -> dict[str, Any] | None:
     return found
 
 
-def write_meta(folder: Path, meta: Mapping[str, Any]) -> None:
+def write_meta(folder: Path, meta: Mapping[str, Any], columns: Sequence[str]) -> None:
     """Write a run's sidecar, then that of all runs above it."""
     write_text(folder / META, _json(meta))
-    collect(folder.parent)
+    collect(folder.parent, columns)
 
 
 def _json(document: Any) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-def collect(out: Path) -> None:
-    """Put the files of all runs of a folder together, by name of the run."""
-    folders = sorted(path.parent for path in out.glob(f"*/{META}"))
-    write_text(out / CURVES, _csv(row for f in folders for row in read_rows(f).values()))
-    write_text(out / META, _json({"runs": {f.name: read_meta(f) for f in folders}}))
+def collect(out: Path, columns: Sequence[str]) -> None:
+    """Put the files of all runs of a folder together, by name of the run.
+
+    Runs that go on side by side all do this, one after the other.
+    """
+    with (out / ".collect.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        folders = sorted(path.parent for path in out.glob(f"*/{META}"))
+        rows = (row for f in folders for row in read_rows(f).values())
+        write_text(out / CURVES, _csv(rows, columns))
+        write_text(out / META, _json({"runs": {f.name: read_meta(f) for f in folders}}))

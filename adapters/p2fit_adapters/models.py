@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import difflib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +52,38 @@ def load_model(model: str, revision: str | None = None) -> Any:
     from transformers import AutoModelForCausalLM
 
     return _prepared(_loaded(AutoModelForCausalLM, model, revision=revision, dtype=torch.float32))
+
+
+def is_type(model: str) -> bool:
+    """Whether this is a type of model, such as ``llama``, and no folder."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    return model in CONFIG_MAPPING and not os.path.isdir(model)
+
+
+def new_config(model: str, fields: Mapping[str, Any], revision: str | None = None) -> Any:
+    """The configuration of a type, folder or hub id, with some of its fields set.
+
+    Raises:
+        RunError: there is none, it has no such field, or the values do not go together.
+    """
+    from transformers import AutoConfig
+
+    named = is_type(model)
+    known = AutoConfig.for_model(model) if named else load_config(model, revision)
+    for name in fields:
+        if not hasattr(known, name):
+            near = difflib.get_close_matches(name, vars(known), 1)
+            hint = f"; is it {near[0]}?" if near else ""
+            raise RunError(f"{model}: its configuration has no {name}{hint}")
+    kept = {} if named else known.to_dict()
+    if "num_hidden_layers" in fields:
+        kept.pop("layer_types", None)  # as many as layers: made anew
+    try:
+        return type(known).from_dict(kept | dict(fields))
+    except Exception as error:  # of many kinds: each configuration checks in its own way
+        why = str(error).strip().splitlines()[-1].strip()
+        raise RunError(f"{model}: no such configuration: {why}") from None
 
 
 def _loaded(kind: Any, model: str, **options: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from p2fit_adapters.training import Trainer
+    from p2fit_adapters.workers import Outcome
 
 
 class Quiet:
@@ -23,6 +24,9 @@ class Quiet:
 
     def row(self, row: dict[str, Any]) -> None:
         """A row that was measured."""
+
+    def outcome(self, outcome: Outcome, done: int, total: int) -> None:
+        """A run of a sweep has ended, as the ``done``-th of ``total``."""
 
     @contextmanager
     def run(self, name: str, trainer: Trainer) -> Iterator[Callable[[float], None]]:
@@ -45,10 +49,14 @@ class Lines(Quiet):
 
     def row(self, row: dict[str, Any]) -> None:
         self.say(
-            f"{row['run']}: {_short(row['tokens'])} tokens, loss {row['loss']:.4f}, "
-            f"{_short(self._speed)} tokens/s, {_duration(self._left)} left"
+            f"{row['run']}: {short(row['tokens'])} tokens, loss {row['loss']:.4f}, "
+            f"{short(self._speed)} tokens/s, {duration(self._left)} left"
         )
         self._since = time.monotonic()
+
+    def outcome(self, outcome: Outcome, done: int, total: int) -> None:
+        what = outcome.error if outcome.loss is None else f"loss {outcome.loss:.4f}"
+        self.say(f"{done} of {total}: {outcome.label}: {outcome.status}, {what}")
 
     @contextmanager
     def run(self, name: str, trainer: Trainer) -> Iterator[Callable[[float], None]]:
@@ -91,22 +99,24 @@ class Bar(Lines):
             def step(loss: float) -> None:
                 inner(loss)
                 state = (
-                    f"{_short(trainer.tokens)} tokens, loss {loss:.3f}, "
-                    f"{_short(self._speed)} tokens/s, {_duration(self._left)} left"
+                    f"{short(trainer.tokens)} tokens, loss {loss:.3f}, "
+                    f"{short(self._speed)} tokens/s, {duration(self._left)} left"
                 )
                 bar.update(task, completed=trainer.step, state=state)
 
             yield step
 
 
-def _short(count: float) -> str:
+def short(count: float) -> str:
+    """``1.5B``."""
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
         if count >= size:
             return f"{count / size:.3g}{letter}"
     return f"{count:.3g}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """``2 h 05 min``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

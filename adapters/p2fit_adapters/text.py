@@ -52,6 +52,9 @@ class TextSource:
     split_seed: int = 0
     """Which part is held out, and the order in which the rest is read. Not the seed of a run: runs
     with different seeds are evaluated on the same text."""
+    train_tokens: int | None = None
+    """Training tokens to have at hand; by default what the run needs. With one number for all,
+    runs of different lengths begin with the same windows."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def _order(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
 
 def prepare(
     source: TextSource,
-    model: str,
+    tokenizer_of: str | None,
     vocab_size: int,
     tokens: int,
     folder: Path,
@@ -97,16 +100,18 @@ def prepare(
     """Tokenize what a run needs, or find it in ``folder`` from an earlier one.
 
     Args:
-        model: folder or hub id whose tokenizer is used; a BPE is trained where it has none.
+        tokenizer_of: folder or hub id whose tokenizer is used; a BPE is trained where it has none.
         vocab_size: of the model; ids must be below it, and a trained BPE has that many entries.
-        tokens: training tokens wanted; less is kept where the text ends before.
+        tokens: training tokens wanted; less is kept where the text ends before, and as many as the
+            source names, if it does.
         revision: of the model on the hub.
         say: is told what is being done.
 
     Raises:
         RunError: the text cannot be read, is too short, or does not fit the model.
     """
-    tokenizer = load_tokenizer(model, revision)
+    tokens = source.train_tokens or tokens
+    tokenizer = None if tokenizer_of is None else load_tokenizer(tokenizer_of, revision)
     name = f"bpe-{vocab_size}" if tokenizer is None else _fingerprint(tokenizer)
     place = os.path.abspath(source.spec) if os.path.exists(source.spec) else source.spec
     wanted = [place, source.eval_tokens, source.split_seed, tokens, name]
@@ -124,7 +129,7 @@ def prepare(
     meta = json.loads((store / "text.json").read_text(encoding="utf-8"))
     if meta["largest_id"] >= vocab_size:
         raise RunError(
-            f"the tokenizer of {model} gives id {meta['largest_id']}, but the model has a "
+            f"the tokenizer of {tokenizer_of} gives id {meta['largest_id']}, but the model has a "
             f"vocabulary of {vocab_size}: this is not the tokenizer it was trained with"
         )
     train, evaluation = (_windows(store / f"{part}.ids", source) for part in ("train", "held_out"))
@@ -140,8 +145,8 @@ def prepare(
         "evaluation_windows": len(evaluation),
         "evaluation_fingerprint": hashlib.sha256(evaluation.tobytes()).hexdigest(),
     }
-    trained = store / "tokenizer"
-    return Text(train, evaluation, meta, str(trained) if trained.exists() else model)
+    own = store / "tokenizer"
+    return Text(train, evaluation, meta, str(tokenizer_of if tokenizer is not None else own))
 
 
 def _fingerprint(tokenizer: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -84,12 +83,30 @@ class Training:
     def windows_per_step(self, seq_len: int) -> int:
         return max(1, round(self.batch_tokens / seq_len))
 
+    @property
+    def short_tokens(self) -> str:
+        """``20M``, ``1.5B``: for names."""
+        units = {10**12: "T", 10**9: "B", 10**6: "M", 10**3: "K"}
+        size = next(size for size in units if self.tokens >= size)
+        return f"{self.tokens / size:.6g}{units[size]}"
+
+    def step_tokens(self, seq_len: int) -> int:
+        return self.windows_per_step(seq_len) * seq_len
+
     def steps(self, seq_len: int) -> int:
-        return math.ceil(self.tokens / (self.windows_per_step(seq_len) * seq_len))
+        return math.ceil(self.tokens / self.step_tokens(seq_len))
+
+    def decays_from(self, seq_len: int) -> int:
+        """The step after which the learning rate begins to fall."""
+        steps = self.steps(seq_len)
+        return steps - self._decaying(steps)
+
+    def _decaying(self, steps: int) -> int:
+        return max(1, round(self.decay * steps))
 
     def evaluate_at(self, seq_len: int) -> list[int]:
         """The steps after which the model is evaluated; the last is the end of the run."""
-        steps, per_step = self.steps(seq_len), self.windows_per_step(seq_len) * seq_len
+        steps, per_step = self.steps(seq_len), self.step_tokens(seq_len)
         first = math.ceil(SMALLEST_TOKENS / per_step)
         if self.spacing == "log":
             wanted = np.geomspace(max(first, steps / 100), steps, self.evals)
@@ -100,7 +117,7 @@ class Training:
     def lr_at(self, step: int, steps: int) -> float:
         """Learning rate of a step, from 0: up, constant, and down where a decay is asked for."""
         up = (step + 1) / max(1, round(self.warmup * steps))
-        down = (steps - step) / max(1, round(self.decay * steps))
+        down = (steps - step) / self._decaying(steps)
         return self.lr * min(1.0, up, down)
 
 
@@ -159,7 +176,6 @@ class Trainer:
             betas=(0.9, 0.95),
         )
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        masks.hold(self.plain_model, self.optimizer)
 
     @property
     def plain_model(self) -> Any:
@@ -191,8 +207,10 @@ class Trainer:
                 loss = self.model(input_ids=ids, labels=ids).loss * (len(part) / len(mine))
                 self.accelerator.backward(loss)
                 total += loss.detach()
+        self.masks.drop_gradients(self.plain_model)
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.training.clip)
         self.optimizer.step()
+        self.masks.apply(self.plain_model)
         self.optimizer.zero_grad()
         self.step += 1
         return float(self.accelerator.reduce(total, "mean"))
@@ -228,11 +246,6 @@ class Trainer:
         return trainer
 
 
-def _batches(windows: np.ndarray[Any, Any], size: int) -> Iterator[torch.Tensor]:
-    for i in range(0, len(windows), size):
-        yield torch.from_numpy(windows[i : i + size].astype(np.int64))
-
-
 @torch.no_grad()
 def window_losses(
     accelerator: Any, model: Any, windows: np.ndarray[Any, Any], batch_size: int
@@ -240,21 +253,23 @@ def window_losses(
     """Mean loss of each window, in nats per token: eval mode, fp32 logits, float64 mean."""
     was_training = model.training
     model.eval()
-    mine = range(accelerator.process_index, len(windows), accelerator.num_processes)
+    count = accelerator.num_processes
+    # As many forward passes in every process, or one of a sharded model waits for the others: a
+    # process that has none left repeats a window.
+    mine = [*range(accelerator.process_index, len(windows), count)]
+    mine += [len(windows) - 1] * (math.ceil(len(windows) / count) - len(mine))
     found = torch.zeros(len(windows), dtype=torch.float64)
-    done = 0
-    for batch in _batches(
-        windows[accelerator.process_index :: accelerator.num_processes], batch_size
-    ):
-        ids = batch.to(accelerator.device)
+    for i in range(0, len(mine), batch_size):
+        here = mine[i : i + batch_size]
+        ids = torch.from_numpy(windows[here].astype(np.int64)).to(accelerator.device)
         with accelerator.autocast():
             logits = model(input_ids=ids).logits.float()
-        for at, scores, window in zip(mine[done:], logits, ids):  # no copy of the logits
+        for at, scores, window in zip(here, logits, ids, strict=True):  # no copy of the logits
             losses = cross_entropy(scores[:-1], window[1:], reduction="none")
-            found[at] = losses.cpu().double().mean()
-        done += len(ids)
+            if at % count == accelerator.process_index:
+                found[at] = losses.cpu().double().mean()
     model.train(was_training)
-    if accelerator.num_processes > 1:
+    if count > 1:
         found = accelerator.reduce(found.to(accelerator.device), "sum").cpu()
     values: np.ndarray[Any, np.dtype[np.float64]] = found.numpy()
     return values

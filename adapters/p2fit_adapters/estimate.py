@@ -1,0 +1,171 @@
+"""How long a sweep will take: a few steps of each model, measured here, and the rest computed."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from p2fit_adapters import curves
+from p2fit_adapters.models import from_config, layers
+from p2fit_adapters.pretraining import Pretraining
+from p2fit_adapters.progress import Quiet
+from p2fit_adapters.pruning.masks import Masks
+from p2fit_adapters.sweep import Job, Sweep
+from p2fit_adapters.text import Text
+from p2fit_adapters.training import Trainer, accelerator, window_losses
+
+SECONDS = 1.5  # of steps, for each model, after one that is not counted
+MOST_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run of a sweep before it is made."""
+
+    label: str
+    kind: str
+    params: float
+    """Parameters at work, the mean over the run."""
+    tokens: int
+    flops: float
+    status: str
+    seconds: float
+    """What is left of it takes so long here; 0 where it is done."""
+    needs: Sequence[str]
+
+
+@dataclass(frozen=True)
+class _Speed:
+    """Seconds, of the dense model."""
+
+    start: float
+    """To build it and to write a checkpoint."""
+    step: float
+    window: float
+    """To evaluate one."""
+    layers: int
+
+
+def plan(sweep: Sweep, report: Quiet | None = None) -> list[Planned]:
+    """What a sweep will do and how long each run will take on this machine, on its own.
+
+    A few steps of each model are measured, with random text; a pruned model takes as much less as
+    it has fewer parameters. Reading and tokenizing the text is not counted.
+
+    Raises:
+        RunError: a model cannot be had.
+    """
+    report = report or Quiet()
+    speeds: dict[Any, _Speed] = {}
+    labels = {job.folder: job.label for job in sweep.jobs}
+    found = []
+    before = torch.get_num_threads()
+    torch.set_num_threads(sweep.threads)
+    try:
+        for job in sweep.jobs:
+            status, seconds = job.status, 0.0
+            if status in ("to do", "running"):
+                key = _probed(job)
+                if key not in speeds:
+                    report.say(f"measuring {job.model}")
+                    speeds[key] = _measure(job, sweep.configs[job.model])
+                seconds = _seconds(job, speeds[key])
+            found.append(
+                Planned(
+                    job.label,
+                    job.kind,
+                    job.params,
+                    job.settings.training.tokens,
+                    job.flops,
+                    status,
+                    seconds,
+                    [labels[need] for need in job.needs],
+                )
+            )
+    finally:
+        torch.set_num_threads(before)
+    return found
+
+
+def makespan(planned: Sequence[Planned], workers: int) -> float:
+    """Seconds of all runs on so many workers, each taking the first run that can begin."""
+    ends: dict[str, float] = {}
+    free = [0.0] * max(1, workers)
+    for run in planned:
+        ready = max((ends[need] for need in run.needs), default=0.0)
+        at = min(range(len(free)), key=lambda i: max(free[i], ready))
+        free[at] = ends[run.label] = max(free[at], ready) + run.seconds
+    return max(free)
+
+
+def _probed(job: Job) -> tuple[Any, ...]:
+    """What the speed depends on."""
+    training = job.settings.training
+    sizes = (training.batch_tokens, training.batch_size, job.settings.text.seq_len)
+    rest = (training.device, training.dtype, training.gradient_checkpointing)
+    return (job.model, *sizes, *rest)
+
+
+def _measure(job: Job, config: Any) -> _Speed:
+    training = replace(job.settings.training, tokens=10**12, track=None)
+    seq_len = job.settings.text.seq_len
+    rng = np.random.default_rng(0)
+    windows = max(training.windows_per_step(seq_len), 2 * training.batch_size)
+    ids = rng.integers(0, config.vocab_size, (windows, seq_len), dtype=np.int32)
+    text = Text(ids, ids[: 2 * training.batch_size], {}, "")
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        held = accelerator(training, Path(folder))
+        trainer = Trainer(held, from_config(config), Masks({}), text, training)
+        trainer.save(Path(folder))
+        start = time.perf_counter() - began
+    trainer.advance()
+    times: list[float] = []
+    while len(times) < 3 or (sum(times) < SECONDS and len(times) < MOST_STEPS):
+        began = time.perf_counter()
+        trainer.advance()  # its loss is read, and so the device has done it
+        times.append(time.perf_counter() - began)
+    trainer.evaluate()
+    began = time.perf_counter()
+    window_losses(held, trainer.model, text.evaluation, training.batch_size)
+    window = (time.perf_counter() - began) / len(text.evaluation)
+    return _Speed(start, float(np.median(times)), window, len(layers(trainer.plain_model)[1]))
+
+
+def _seconds(job: Job, speed: _Speed) -> float:
+    settings, training = job.settings, job.settings.training
+    text = settings.text
+    done = max(curves.read_rows(job.folder), default=0)
+    evaluation = speed.window * (text.eval_tokens // text.seq_len)
+    first = max(done, job.first_step)
+    evals = sum(step > first for step in training.evaluate_at(text.seq_len))
+    share, begin = 1.0, speed.start
+    if not isinstance(settings, Pretraining):
+        pruning = settings.pruning
+        begin += evaluation  # of the base model
+        if pruning.method != "none":
+            begin += evaluation
+            passes = 1.0 if pruning.is_structured else (speed.layers + 1) / 2
+            calibrated = 0 if pruning.chosen_criterion == "magnitude" else passes
+            begin += speed.window * pruning.calibration_windows * calibrated
+        share = 1 - (pruning.rate or 0.0)
+    steps = training.steps(text.seq_len) - first
+    return begin + share * (steps * speed.step + evals * evaluation)
+
+
+def totals(planned: Sequence[Planned], workers: int) -> Mapping[str, float]:
+    """Runs, those to be made, FLOPs and seconds of these."""
+    left = [run for run in planned if run.status in ("to do", "running")]
+    return {
+        "runs": len(planned),
+        "left": len(left),
+        "flops": sum(run.flops for run in left),
+        "seconds": makespan(planned, workers),
+    }

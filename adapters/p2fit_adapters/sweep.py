@@ -1,0 +1,424 @@
+"""Sweeps: a file that says which runs, and the runs in an order in which each finds what it needs.
+
+    [text]                                  # as TextSource
+    spec = "corpus"
+
+    [training]                              # as Training, for all runs
+    batch_tokens = 8192
+
+    [models.small]                          # trained here …
+    type = "llama"
+    hidden_size = 128
+
+    [models.qwen]                           # … or elsewhere
+    path = "Qwen/Qwen2.5-0.5B"
+
+    [[pretrain]]                            # models x sparsities x tokens x seeds
+    models = ["small"]
+    tokens = ["20x"]                        # 20 tokens per parameter
+    save_model = true
+
+    [[post-train]]                          # models x methods x rates x criteria x tokens x seeds
+    models = ["small", "qwen"]
+    methods = ["depth", "2:4"]
+    rates = [0.15, 0.3]
+    tokens = [1e6, "2x"]
+    seeds = [1, 2]
+    lr = { small = 1e-3, qwen = 1e-5 }      # any field of Training, also by model
+
+Runs of a kind are in ``OUT/pretrain`` and ``OUT/post-train``, with their curves together there.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from p2fit_adapters import checkpoints, curves
+from p2fit_adapters.errors import RunError
+from p2fit_adapters.models import count, load_config, new_config, on_meta
+from p2fit_adapters.post_training import PostTraining, post_train
+from p2fit_adapters.pretraining import STATES, Pretraining, Sparsity, pretrain, prunable
+from p2fit_adapters.progress import Quiet
+from p2fit_adapters.pruning import combinations, counts_after
+from p2fit_adapters.running import Result
+from p2fit_adapters.text import TextSource
+from p2fit_adapters.training import Training
+
+PRETRAIN, POST_TRAIN = "pretrain", "post-train"
+_TRAINING = {f.name for f in fields(Training)} - {"tokens", "seed"}
+_KEYS = {
+    PRETRAIN: {"models", "tokens", "seeds", "save_model", "sparsities", "shared_trunk"}
+    | {f.name for f in fields(Sparsity)} - {"final"}
+    | _TRAINING,
+    POST_TRAIN: {"models", "tokens", "seeds", "save_model", "methods", "rates", "criteria"}
+    | {"control", "dimensions", "calibration_windows"}
+    | _TRAINING,
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep."""
+
+    model: str
+    """Its name in the file."""
+    settings: Pretraining | PostTraining
+    out: Path
+    params: float
+    """Parameters at work, the mean over the run."""
+    needs: tuple[Path, ...] = ()
+    """Folders of runs that must be done before."""
+
+    @property
+    def kind(self) -> str:
+        return PRETRAIN if isinstance(self.settings, Pretraining) else POST_TRAIN
+
+    @property
+    def folder(self) -> Path:
+        return self.out / self.settings.name
+
+    @property
+    def label(self) -> str:
+        return f"{self.kind}/{self.settings.name}"
+
+    @property
+    def flops(self) -> float:
+        """Of training, 6 N D, and of the evaluations, 2 N each token."""
+        training, text = self.settings.training, self.settings.text
+        evaluated = len(training.evaluate_at(text.seq_len)) * text.eval_tokens
+        steps = training.steps(text.seq_len) - self.first_step
+        return self.params * (6 * steps * training.step_tokens(text.seq_len) + 2 * evaluated)
+
+    @property
+    def first_step(self) -> int:
+        """Where a run that goes on from another's state begins."""
+        trunk = getattr(self.settings, "trunk", None)
+        training = self.settings.training
+        return training.decays_from(self.settings.text.seq_len) if trunk else 0
+
+    @property
+    def status(self) -> str:
+        """``to do``, ``running`` (perhaps interrupted), ``done`` or ``diverged``."""
+        meta = curves.read_meta(self.folder)
+        return "to do" if meta is None else str(meta["status"])
+
+    def run(self, report: Quiet | None = None) -> Result:
+        """Do it, or what is left of it.
+
+        Raises:
+            RunError: as :func:`pretrain` and :func:`post_train`.
+        """
+        if isinstance(self.settings, Pretraining):
+            return pretrain(self.settings, self.out, report)
+        return post_train(self.settings, self.out, report)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The runs that a file asks for; those that others need come before them."""
+
+    jobs: Sequence[Job]
+    threads: int
+    """Of each run on a CPU: with the same number, a run gives the same rows wherever it is done."""
+    configs: Mapping[str, Any]
+    """Of the models, by name."""
+
+    def missing(self, job: Job) -> list[Job]:
+        """What a job needs that is not done."""
+        return [
+            other for other in self.jobs if other.folder in job.needs and other.status != "done"
+        ]
+
+    def tidy(self) -> None:
+        """Delete the states that runs kept for others, when all those are done."""
+        for trunk in {need for job in self.jobs for need in job.needs}:
+            if all(job.status == "done" for job in self.jobs if trunk in job.needs):
+                checkpoints.remove(trunk / STATES)
+
+
+def read_sweep(path: str | Path, out: str | Path) -> Sweep:
+    """The runs of a sweep file.
+
+    Args:
+        out: folder for the runs.
+
+    Raises:
+        RunError: the file cannot be read or says what cannot be done; the message names the place.
+    """
+    try:
+        document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise RunError(f"{path}: {why}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise RunError(f"{path}: {error}") from None
+    return _File(Path(path), document, Path(out)).sweep()
+
+
+class _File:
+    def __init__(self, path: Path, document: dict[str, Any], out: Path) -> None:
+        self.path, self.document, self.out = path, document, out
+        self.models: dict[str, dict[str, Any]] = {}
+        self.configs: dict[str, Any] = {}
+        self.sizes: dict[str, int] = {}
+        self.jobs: list[Job] = []
+
+    def fail(self, where: str, what: str) -> RunError:
+        return RunError(f"{self.path}: {where}: {what}")
+
+    def known(self, where: str, table: Any, names: Iterable[str]) -> dict[str, Any]:
+        """The table, if it is one and has no other keys."""
+        if not isinstance(table, dict):
+            raise self.fail(where, "is to be a table")
+        known = sorted(names)
+        for name in table:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+                raise self.fail(where, f"{name}: unknown; {hint}")
+        return table
+
+    def sweep(self) -> Sweep:
+        document = self.known(
+            "top", self.document, ("text", "training", "models", "threads", PRETRAIN, POST_TRAIN)
+        )
+        threads = document.get("threads", 1)
+        if not isinstance(threads, int) or threads < 1:
+            raise self.fail("threads", f"{threads!r}: use a whole number from 1 up")
+        text = self.known("text", document.get("text", {}), {f.name for f in fields(TextSource)})
+        if "spec" not in text:
+            raise self.fail(
+                "text", 'no spec: a file, a folder, hub:NAME or corpus, spec = "corpus"'
+            )
+        self.text = self.made("text", TextSource, text)
+        self.shared = self.known("training", document.get("training", {}), _TRAINING)
+        self.read_models(document.get("models", {}))
+        for kind in (PRETRAIN, POST_TRAIN):
+            blocks = document.get(kind, [])
+            if not isinstance(blocks, list):
+                raise self.fail(kind, f"is to be a list of tables: [[{kind}]]")
+            for i, block in enumerate(blocks, 1):
+                where = f"{kind} {i}"
+                self.known(where, block, _KEYS[kind])
+                found = self.pretraining if kind == PRETRAIN else self.post_training
+                for name in self.names(where, block):
+                    self.jobs += found(where, block, name)
+        if not self.jobs:
+            raise self.fail("top", f"no [[{PRETRAIN}]] and no [[{POST_TRAIN}]]: nothing to do")
+        self.check_names()
+        longest = max(
+            job.settings.training.steps(text.seq_len)
+            * job.settings.training.step_tokens(text.seq_len)
+            for job in self.jobs
+            for text in [job.settings.text]
+        )
+        if self.text.train_tokens is None:
+            text = replace(self.text, train_tokens=longest)
+            self.jobs = [replace(j, settings=replace(j.settings, text=text)) for j in self.jobs]
+        return Sweep(self.jobs, threads, self.configs)
+
+    def made(self, where: str, kind: Any, values: Mapping[str, Any]) -> Any:
+        try:
+            return kind(**values)
+        except (RunError, TypeError) as error:
+            raise self.fail(where, str(error)) from None
+
+    def read_models(self, tables: Any) -> None:
+        for name, table in self.known("models", tables, tables).items():
+            where = f"models.{name}"
+            if not isinstance(table, dict) or ("type" in table) == ("path" in table):
+                raise self.fail(where, "give either type (trained here) or path (trained before)")
+            self.models[name] = table
+            try:
+                if "type" in table:
+                    rest = {k: v for k, v in table.items() if k not in ("type", "tokenizer")}
+                    self.configs[name] = new_config(table["type"], rest)
+                else:
+                    self.known(where, table, ("path", "revision"))
+                    self.configs[name] = load_config(table["path"], table.get("revision"))
+                self.sizes[name] = count(on_meta(self.configs[name])).total
+            except RunError as error:
+                raise self.fail(where, str(error)) from None
+
+    def names(self, where: str, block: dict[str, Any]) -> list[str]:
+        """The models of a block; by default all that it can take."""
+        trained_here = [name for name, table in self.models.items() if "type" in table]
+        possible = trained_here if where.startswith(PRETRAIN) else list(self.models)
+        names = self.list_of(where, block, "models", possible)
+        for name in names:
+            if name not in possible:
+                raise self.fail(where, f"models: {name!r} is none of {', '.join(possible) or '—'}")
+        return names
+
+    def list_of(self, where: str, block: dict[str, Any], key: str, default: Any) -> list[Any]:
+        values = block.get(key, default)
+        if not isinstance(values, list) or (not values and key in ("models", "tokens", "seeds")):
+            raise self.fail(where, f"{key}: {values!r}: give a list")
+        return list(dict.fromkeys(values))
+
+    def trainings(self, where: str, block: dict[str, Any], name: str) -> list[Training]:
+        """One for each number of tokens and seed."""
+        values = {**self.shared, **{k: v for k, v in block.items() if k in _TRAINING}}
+        for key, value in values.items():
+            if isinstance(value, dict):
+                if name not in value:
+                    raise self.fail(where, f"{key}: says nothing of {name}")
+                values[key] = value[name]
+        if "tokens" not in block:
+            raise self.fail(
+                where, 'no tokens: a list of counts such as 1e8 or "20x" (per parameter)'
+            )
+        tokens = self.list_of(where, block, "tokens", [])
+        seeds = self.list_of(where, block, "seeds", [0])
+        return [
+            self.made(
+                where, Training, values | {"tokens": self.tokens(where, t, name), "seed": seed}
+            )
+            for t, seed in itertools.product(tokens, seeds)
+        ]
+
+    def tokens(self, where: str, value: Any, name: str) -> int:
+        if isinstance(value, str) and value.endswith("x"):
+            try:
+                return round(float(value[:-1]) * self.sizes[name])
+            except ValueError:
+                pass
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            return round(value)
+        raise self.fail(where, f'tokens: {value!r}: give a count such as 1e8, or "20x"')
+
+    def pretraining(self, where: str, block: dict[str, Any], name: str) -> list[Job]:
+        shape = {k: block[k] for k in ("schedule", "start", "end", "events") if k in block}
+        finals = self.list_of(where, block, "sparsities", [0.0])
+        sparsities = [self.made(where, Sparsity, shape | {"final": final}) for final in finals]
+        table = self.models[name]
+        config = {k: v for k, v in table.items() if k not in ("type", "tokenizer")}
+        first = {"lr": 1e-3, "decay": 0.2}
+        trainings = self.trainings(where, first | self.shared | block, name)
+        settings = [
+            self.made(
+                where,
+                Pretraining,
+                {
+                    "model": table["type"],
+                    "text": self.text,
+                    "config": config,
+                    "sparsity": sparsity,
+                    "training": training,
+                    "tokenizer": table.get("tokenizer"),
+                    "label": name,
+                    "save_model": block.get("save_model", False),
+                },
+            )
+            for sparsity, training in itertools.product(sparsities, trainings)
+        ]
+        if block.get("shared_trunk", False):
+            return self.branches(where, settings, name)
+        return [self.pretrain_job(one, name) for one in settings]
+
+    def pretrain_job(self, settings: Pretraining, name: str, *needs: Path) -> Job:
+        steps = settings.training.steps(self.text.seq_len)
+        can = prunable(on_meta(self.configs[name]))[1].prunable
+        plan = settings.sparsity.in_steps(steps, can, self.sizes[name] - can)
+        return Job(name, settings, self.out / PRETRAIN, float(plan.avg_params()), needs)
+
+    def branches(self, where: str, settings: list[Pretraining], name: str) -> list[Job]:
+        """One run at a constant learning rate for each seed, and those that decay from it."""
+        found = []
+        for _, group in itertools.groupby(
+            sorted(settings, key=lambda one: one.training.seed), lambda one: one.training.seed
+        ):
+            decayed = list(group)
+            first = decayed[0].training
+            if not first.decay or any(one.sparsity.final for one in decayed):
+                raise self.fail(where, "shared_trunk is for dense runs with a decay")
+            per_step = first.step_tokens(self.text.seq_len)
+            leave = sorted({o.training.decays_from(self.text.seq_len) * per_step for o in decayed})
+            trunk = replace(
+                decayed[0],
+                training=replace(first, tokens=leave[-1], decay=0.0),
+                keep_states=tuple(leave),
+                save_model=False,
+            )
+            job = self.pretrain_job(trunk, name)
+            found.append(job)
+            found += [
+                self.pretrain_job(replace(one, trunk=str(job.folder)), name, job.folder)
+                for one in decayed
+            ]
+        return found
+
+    def post_training(self, where: str, block: dict[str, Any], name: str) -> list[Job]:
+        table, config = self.models[name], self.configs[name]
+        needs: tuple[Path, ...] = ()
+        if "type" in table:
+            base = self.base(where, name)
+            needs, model = (base.folder,), str(base.folder / "model")
+        else:
+            model = table["path"]
+        shape = {k: block[k] for k in ("dimensions", "calibration_windows") if k in block}
+        try:
+            prunings = combinations(
+                self.list_of(where, block, "methods", []),
+                self.list_of(where, block, "rates", []),
+                self.list_of(where, block, "criteria", []),
+                control=block.get("control", True),
+                **shape,
+            )
+            left = {id(pruning): counts_after(config, pruning).total for pruning in prunings}
+        except RunError as error:
+            raise self.fail(where, f"{name}: {error}") from None
+        return [
+            Job(
+                name,
+                PostTraining(
+                    model,
+                    self.text,
+                    pruning,
+                    training,
+                    revision=table.get("revision"),
+                    label=name,
+                    save_model=block.get("save_model", False),
+                ),
+                self.out / POST_TRAIN,
+                left[id(pruning)],
+                needs,
+            )
+            for training in self.trainings(where, block, name)
+            for pruning in prunings
+        ]
+
+    def base(self, where: str, name: str) -> Job:
+        """The run that trains a model which others prune."""
+        found = [
+            job
+            for job in self.jobs
+            if isinstance(job.settings, Pretraining)
+            and job.settings.label == name
+            and job.settings.save_model
+            and not job.settings.sparsity.final
+        ]
+        if len(found) != 1:
+            raise self.fail(
+                where,
+                f"{name}: {len(found)} dense runs of pre-training save this model; there is to be "
+                "one: save_model = true in a block with one number of tokens and one seed",
+            )
+        return found[0]
+
+    def check_names(self) -> None:
+        by_folder: dict[Path, Job] = {}
+        for job in self.jobs:
+            other = by_folder.setdefault(job.folder, job)
+            if other.settings.recorded() != job.settings.recorded():
+                raise RunError(
+                    f"{self.path}: {job.label}: asked for twice, with different settings: put one "
+                    "into another file, with another --out"
+                )
+        self.jobs = list(by_folder.values())
