@@ -132,7 +132,9 @@ def measure() -> str:
         "Chinchilla, 240 rows": (_chinchilla(), "chinchilla"),
         "P², 3 sizes, 108 rows": (simulate(rounds), "p2"),
         "P², 2 sizes, 72 rows": (simulate(rounds, sizes=DESIGN["sizes"][:2]), "p2"),
+        "P², 3 sizes, 495 rows": (simulate(np.geomspace(0.05e9, 1e9, 55)), "p2"),
     }
+    only_mine = {"P², 3 sizes, 495 rows"}
     mine = "p2fit: nutpie on NumPy, its coordinates"
     samplers: dict[str, Callable[[Posterior, Any], Drawn]] = {
         mine: ours,
@@ -147,7 +149,7 @@ def measure() -> str:
         for name, run in samplers.items():
             if name == "PyMC, plain" and law != "chinchilla":
                 continue
-            if law == "p2" and name not in (mine, "nutpie on PyMC, sizes and exponents"):
+            if name != mine and data in only_mine:
                 continue
             began = time.perf_counter()
             with warnings.catch_warnings():

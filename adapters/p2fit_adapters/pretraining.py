@@ -352,4 +352,5 @@ class _Pretraining(Run[Pretrained]):
 
 def kept_after(plan: Schedule, steps: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Prunable weights that are left after steps, whole ones."""
-    return np.rint(plan.prunable * plan.density(steps)).astype(np.int64)
+    # Events are at whole steps: half a step on, no rounding of their times matters.
+    return np.rint(plan.prunable * plan.density(steps + 0.5)).astype(np.int64)

@@ -1,15 +1,9 @@
 #!/bin/sh
 # Curves from a tiny model on a laptop CPU, and a law fitted to them: run.sh [FOLDER]
 set -eu
-here=$(dirname "$0")
 out=${1:-$(mktemp -d)}
-export OMP_NUM_THREADS=1
 
-python "$here/base.py" "$out"
-p2fit run post-train --model "$out/tiny-llama" --text corpus --method width \
-  --rate 15% --rate 20% --rate 25% --rate 30% --rate 35% --tokens 60K --evals 6 \
-  --eval-tokens 20K --seq-len 64 --batch-tokens 1K --batch-size 16 --lr 1e-3 \
-  --calibration 32 --out "$out/curves"
+p2fit run sweep "$(dirname "$0")/sweep.toml" --out "$out"
 # With one size of model, the part of the P² law that depends on the size is a constant.
-p2fit fit "$out/curves/curves.csv" \
+p2fit fit "$out/post-train/curves.csv" \
   --law "base_loss + pruning_rate^-gamma * (D_C/tokens^beta + E)"

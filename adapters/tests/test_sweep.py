@@ -1,0 +1,238 @@
+"""Sweeps: what a file asks for, in which order, and what it will take."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from accelerate.state import AcceleratorState
+from click.testing import CliRunner, Result
+from p2fit_adapters import RunError, read_sweep
+
+from p2fit.cli import main
+
+FILE = """
+[text]
+spec = "{words}"
+seq_len = 32
+eval_tokens = 640
+
+[training]
+batch_tokens = 512
+batch_size = 16
+evals = 3
+device = "cpu"
+
+[models.a]
+type = "llama"
+vocab_size = 300
+hidden_size = 32
+intermediate_size = 64
+num_hidden_layers = 3
+num_attention_heads = 4
+
+[models.b]
+path = "{model}"
+
+[[pretrain]]
+tokens = [4096]
+save_model = true
+
+[[pretrain]]
+tokens = [2048, 6144]
+sparsities = [0.0, 0.5]
+seeds = [1]
+lr = {{ a = 5e-3 }}
+
+[[post-train]]
+methods = ["2:4", "depth"]
+rates = [0.2]
+tokens = ["0.1x"]
+seeds = [1, 2]
+calibration_windows = 8
+"""
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerate() -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def text(words: Path, models: dict[str, str]) -> str:
+    return FILE.format(words=words, model=models["qwen2"])
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "sweep.toml"
+    path.write_text(text)
+    return path
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments], prog_name="p2fit")
+
+
+def test_the_grid_is_every_model_sparsity_method_tokens_and_seed(tmp_path: Path, text: str) -> None:
+    sweep = read_sweep(written(tmp_path, text), tmp_path / "out")
+    labels = [job.label for job in sweep.jobs]
+    assert labels[:5] == [
+        "pretrain/a_dense_4.096K_s0",
+        "pretrain/a_dense_2.048K_s1",
+        "pretrain/a_dense_6.144K_s1",
+        "pretrain/a_geometric0.5_2.048K_s1",
+        "pretrain/a_geometric0.5_6.144K_s1",
+    ]
+    assert len(labels) == len(set(labels)) == 5 + 2 * 2 * 3
+    assert "post-train/a_2of4_sparsegpt_3.9776K_s2" in labels  # a tenth of 39 776
+    assert "post-train/b_none_10.2192K_s1" in labels
+    base, *rest = sweep.jobs
+    for job in rest:
+        assert job.needs == ((base.folder,) if job.label.startswith("post-train/a") else ())
+    by_label = {job.label: job for job in sweep.jobs}
+    sparse = by_label["pretrain/a_geometric0.5_6.144K_s1"]
+    assert sparse.settings.training.lr == 5e-3
+    assert base.settings.training.lr == 1e-3
+    assert sparse.settings.training.decay == 0.2
+    assert sparse.params < by_label["pretrain/a_dense_6.144K_s1"].params == 39_776
+    pruned = by_label["post-train/a_2of4_sparsegpt_3.9776K_s1"]
+    assert pruned.params < 39_776
+    # All runs have the same text before them, as much as the longest wants.
+    longest = max(
+        job.settings.training.steps(32) * job.settings.training.step_tokens(32)
+        for job in sweep.jobs
+    )
+    assert {job.settings.text.train_tokens for job in sweep.jobs} == {longest}
+
+
+def test_a_sweep_is_made_planned_and_skipped_when_done(tmp_path: Path, text: str) -> None:
+    path, out = written(tmp_path, text), tmp_path / "out"
+    planned = call("run", "sweep", path, "--out", out, "--dry-run", "--json")
+    assert planned.exit_code == 0, planned.stderr
+    before = json.loads(planned.stdout)
+    assert not out.exists()  # and nothing made
+    assert before["runs"] == before["left"] == 17
+    assert before["flops"] == sum(run["flops"] for run in before["sweep"])
+    assert before["seconds"] == pytest.approx(sum(run["seconds"] for run in before["sweep"]))
+    assert all(run["seconds"] > 0 for run in before["sweep"])
+
+    made = call("run", "sweep", path, "--out", out, "--json")
+    assert made.exit_code == 0, made.stderr
+    assert {outcome["status"] for outcome in json.loads(made.stdout)} == {"done"}
+    assert "17 of 17" in made.stderr
+    for kind, law, runs in (("pretrain", "average-params", 5), ("post-train", "p2", 12)):
+        checked = call("check", out / kind / "curves.csv", "--law", law, "--json")
+        assert checked.exit_code == 0, checked.stderr
+        assert json.loads(checked.stdout)["runs"] == runs
+    table = pl.read_csv(out / "post-train" / "curves.csv")
+    trained = pl.read_csv(out / "pretrain" / "curves.csv")
+    first = table.filter((pl.col("run") == "a_none_3.9776K_s1") & (pl.col("tokens") == 0))
+    base = trained.filter((pl.col("run") == "a_dense_4.096K_s0") & (pl.col("final") == 1))
+    assert first["loss"].item() == base["loss"].item()  # the same evaluation set
+
+    files = {p: p.read_bytes() for p in out.glob("*/curves.*")}
+    again = call("run", "sweep", path, "--out", out)
+    assert again.exit_code == 0
+    assert {p: p.read_bytes() for p in out.glob("*/curves.*")} == files
+    after = call("run", "sweep", path, "--out", out, "--dry-run")
+    assert "17 runs, 0 to make" in after.stdout
+    assert "post-train/b_none" in after.stdout
+
+
+def test_runs_of_an_array_are_made_one_by_one(tmp_path: Path, text: str) -> None:
+    path, out = written(tmp_path, text), tmp_path / "out"
+    early = call("run", "sweep", path, "--out", out, "--index", 5)
+    assert early.exit_code == 2
+    assert early.stderr.strip().endswith(
+        "post-train/a_none_3.9776K_s1 needs pretrain/a_dense_4.096K_s0: do index 0 first"
+    )
+    for index in (0, 5):
+        made = call("run", "sweep", path, "--out", out, "--index", index)
+        assert made.exit_code == 0, made.stderr
+    assert pl.read_csv(out / "post-train" / "curves.csv")["run"].unique().to_list() == [
+        "a_none_3.9776K_s1"
+    ]
+    beyond = call("run", "sweep", path, "--out", out, "--index", 17)
+    assert beyond.exit_code == 2
+    assert "the sweep has runs 0 to 16" in beyond.stderr
+
+
+def test_a_trunk_serves_several_budgets_and_its_states_go_when_they_are_done(
+    tmp_path: Path, text: str
+) -> None:
+    head = text.split("[[pretrain]]")[0]
+    block = '[[pretrain]]\nmodels = ["a"]\ntokens = [2048, 4096, 8192]\nshared_trunk = true\n'
+    path, out = written(tmp_path, head + block + "warmup = 0.0\n"), tmp_path / "out"
+    sweep = read_sweep(path, out)
+    trunk, *branches = sweep.jobs
+    assert trunk.label == "pretrain/a_dense_6.656K_constant_s0"
+    assert [job.needs for job in branches] == [(trunk.folder,)] * 3
+    made = call("run", "sweep", path, "--out", out)
+    assert made.exit_code == 0, made.stderr
+    assert not (trunk.folder / "states").exists()
+    table = pl.read_csv(out / "pretrain" / "curves.csv").filter(pl.col("final") == 1)
+    assert table["tokens"].to_list() == [2048, 4096, 8192]
+    alone = call("run", "sweep", path, "--out", out, "--dry-run", "--json")
+    flops = {run["label"]: run["flops"] for run in json.loads(alone.stdout)["sweep"]}
+    assert flops["pretrain/a_dense_8.192K_s0"] < flops[trunk.label]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("[text]", "[text", "sweep.toml: "),
+        ("[text]\n", "[txt]\n", "top: txt: unknown; did you mean text?"),
+        ("spec = ", "sec = ", "text: sec: unknown; did you mean spec?"),
+        ('type = "llama"', "", "models.a: give either type"),
+        ('type = "llama"', 'type = "lama"', "models.a: lama"),
+        ("hidden_size = 32", "hidden_sise = 32", "models.a: llama: its configuration has no"),
+        ("tokens = [4096]", "", "pretrain 1: no tokens"),
+        ("tokens = [4096]", "tokens = 4096", "pretrain 1: tokens: 4096: give a list"),
+        ("tokens = [4096]", 'tokens = ["many"]', "pretrain 1: tokens: 'many': give a count"),
+        ("tokens = [4096]", "tokens = [12]", "pretrain 1: tokens is 12: use at least 1000"),
+        ("lr = { a =", "lr = { c =", "pretrain 2: lr: says nothing of a"),
+        ("sparsities = [0.0, 0.5]", "sparsities = [50]", "pretrain 2: final is 50"),
+        ("save_model = true", "", "post-train 1: a: 0 dense runs of pre-training save"),
+        ("seeds = [1]\n", "seeds = [1]\nsave_model = true\n", "a: 3 dense runs"),
+        ("rates = [0.2]", "rates = [0.95]", "post-train 1: a: "),
+        ("rates = [0.2]", "ratio = [0.2]", "post-train 1: ratio: unknown"),
+        ('methods = ["2:4"', 'models = ["c"]\nmethods = ["2:4"', "models: 'c' is none of a, b"),
+        ("[training]", "threads = 2\n[training]", "text: threads: unknown"),
+        ("seeds = [1]\n", "", "pretrain/a_dense_2.048K_s0"),
+    ],
+)
+def test_what_a_file_gets_wrong_is_one_line_with_its_place(
+    tmp_path: Path,
+    text: str,
+    old: str,
+    new: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert old in text
+    changed = text.replace(old, new, 1)
+    if old == "seeds = [1]\n" and not new:  # twice the same name, with other settings
+        changed = changed.replace("tokens = [4096]", "tokens = [2048]")
+        said = "asked for twice, with different settings"
+    result = call("run", "sweep", written(tmp_path, changed), "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "sweep.toml: " in result.stderr
+    assert said in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"none\.toml: No such file"):
+        read_sweep(tmp_path / "none.toml", tmp_path)
+
+
+def test_ways_to_run_do_not_go_together(tmp_path: Path, text: str) -> None:
+    arguments: list[Any] = ["run", "sweep", written(tmp_path, text), "--index", 1, "--jobs", 2]
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert "give one of --dry-run, --index, --jobs and --ray" in result.stderr
