@@ -87,8 +87,8 @@ def test_the_grid_is_every_model_sparsity_method_tokens_and_seed(tmp_path: Path,
         "pretrain/a_geometric0.5_6.144K_s1",
     ]
     assert len(labels) == len(set(labels)) == 5 + 2 * 2 * 3
-    assert "post-train/a_2of4_sparsegpt_3.9776K_s2" in labels  # a tenth of 39 776
-    assert "post-train/b_none_10.2192K_s1" in labels
+    assert "post-train/a_2of4_sparsegpt_5.014K_s2" in labels  # a tenth of 50 144
+    assert "post-train/b_none_10.219K_s1" in labels
     base, *rest = sweep.jobs
     for job in rest:
         assert job.needs == ((base.folder,) if job.label.startswith("post-train/a") else ())
@@ -97,9 +97,9 @@ def test_the_grid_is_every_model_sparsity_method_tokens_and_seed(tmp_path: Path,
     assert sparse.settings.training.lr == 5e-3
     assert base.settings.training.lr == 1e-3
     assert sparse.settings.training.decay == 0.2
-    assert sparse.params < by_label["pretrain/a_dense_6.144K_s1"].params == 39_776
-    pruned = by_label["post-train/a_2of4_sparsegpt_3.9776K_s1"]
-    assert pruned.params < 39_776
+    assert sparse.params < by_label["pretrain/a_dense_6.144K_s1"].params == 50_144
+    pruned = by_label["post-train/a_2of4_sparsegpt_5.014K_s1"]
+    assert pruned.params < 50_144
     # All runs have the same text before them, as much as the longest wants.
     longest = max(
         job.settings.training.steps(32) * job.settings.training.step_tokens(32)
@@ -129,7 +129,7 @@ def test_a_sweep_is_made_planned_and_skipped_when_done(tmp_path: Path, text: str
         assert json.loads(checked.stdout)["runs"] == runs
     table = pl.read_csv(out / "post-train" / "curves.csv")
     trained = pl.read_csv(out / "pretrain" / "curves.csv")
-    first = table.filter((pl.col("run") == "a_none_3.9776K_s1") & (pl.col("tokens") == 0))
+    first = table.filter((pl.col("run") == "a_none_5.014K_s1") & (pl.col("tokens") == 0))
     base = trained.filter((pl.col("run") == "a_dense_4.096K_s0") & (pl.col("final") == 1))
     assert first["loss"].item() == base["loss"].item()  # the same evaluation set
 
@@ -147,13 +147,13 @@ def test_runs_of_an_array_are_made_one_by_one(tmp_path: Path, text: str) -> None
     early = call("run", "sweep", path, "--out", out, "--index", 5)
     assert early.exit_code == 2
     assert early.stderr.strip().endswith(
-        "post-train/a_none_3.9776K_s1 needs pretrain/a_dense_4.096K_s0: do index 0 first"
+        "post-train/a_none_5.014K_s1 needs pretrain/a_dense_4.096K_s0: do index 0 first"
     )
     for index in (0, 5):
         made = call("run", "sweep", path, "--out", out, "--index", index)
         assert made.exit_code == 0, made.stderr
     assert pl.read_csv(out / "post-train" / "curves.csv")["run"].unique().to_list() == [
-        "a_none_3.9776K_s1"
+        "a_none_5.014K_s1"
     ]
     beyond = call("run", "sweep", path, "--out", out, "--index", 17)
     assert beyond.exit_code == 2
