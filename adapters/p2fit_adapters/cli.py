@@ -332,15 +332,15 @@ def pretrain(sparsities: tuple[float, ...], out: str, as_json: bool, **options: 
 
     One run for each sparsity. The rows go to OUT/curves.csv, with the parameters active on the way
     and their mean, what made them to OUT/curves.meta.json. Killed or stopped, the same command goes
-    on where it was. Rows before the end of a run that decays are not comparable with its end: fit
-    those with final == 1.
+    on where it was. Rows before the end of a run that decays are not comparable with its end: p2fit fits
+    those with final = 1.
 
     \b
     Examples:
       p2fit run pretrain --model llama --set hidden_size=256 --set num_hidden_layers=6 \\
         --set intermediate_size=768 --set num_attention_heads=4 --set vocab_size=4096 \\
         --text corpus --tokens 100M --sparsity 0 --sparsity 50% --sparsity 80%
-      p2fit fit pretrained/curves.csv --law average-params --where "final == 1"
+      p2fit fit pretrained/curves.csv
     """
     from p2fit_adapters.pretraining import pretrain_each
 
