@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, Literal
 
 import polars as pl
 
+from p2fit.control import drift_warning, subtracted
 from p2fit.curves import REQUIRED, Curves, from_frame, read_curves
 from p2fit.identify import join
 from p2fit.laws import LAWS, Law, LawError, get_law
@@ -68,6 +69,9 @@ class Options:
     """Leave out this share of each run's tokens, at its start."""
     include_undecayed: bool = False
     """Also fit rows with ``final`` = 0."""
+    subtract_control: bool = False
+    """Take off each loss what the unpruned model gained or lost on the same tokens; for laws with
+    ``base_loss`` and ``pruning_rate``."""
     bootstrap: int = 0
     """Number of resamples; with it standard errors and intervals are the bootstrap's."""
     resample: Literal["wild", "runs"] | None = None
@@ -170,11 +174,17 @@ def tasks(source: Source, law: str | Law | None = None, **options: Any) -> list[
             raise FitError(f"{curves.source}: no column {column}; there are {', '.join(names)}")
     if asked.by is None and "base_loss" in chosen.inputs and not asked.pool:
         by = [c for c in GROUPS if c in names]
+    controlled = {"base_loss", "pruning_rate", "tokens"} <= set(chosen.inputs)
+    whole = _without_drift(curves, chosen, controlled) if asked.subtract_control else curves.frame
     found, empty = [], []
-    for values, frame in split_groups(curves.frame, by):
+    for values, frame in split_groups(whole, by):
         rows = select(frame, chosen, asked)
         group = dict(zip(by, values))
-        task = Task(chosen, rows.frame, group, rows.excluded, curves, why, asked)
+        drifting = None
+        if controlled and rows.frame.height and not asked.subtract_control:
+            drifting = drift_warning(rows.frame, whole)
+        said = (drifting,) if drifting else ()
+        task = Task(chosen, rows.frame, group, rows.excluded, curves, why, asked, said)
         if rows.frame.height:
             found.append(task)
         else:
@@ -183,7 +193,21 @@ def tasks(source: Source, law: str | Law | None = None, **options: Any) -> list[
     if not found:
         raise FitError("\n".join(empty))
     # A group without rows has no fit of its own to say so: all the others do.
-    return [replace(task, warnings=tuple(empty)) for task in found]
+    return [replace(task, warnings=(*task.warnings, *empty)) for task in found]
+
+
+def _without_drift(curves: Curves, law: Law, controlled: bool) -> pl.DataFrame:
+    if not controlled:
+        raise FitError(
+            f"{law.name} has no base_loss and pruning_rate: there is no control to subtract"
+        )
+    frame, without = subtracted(curves.frame)
+    if without:
+        raise FitError(
+            f"{curves.source}: {without[0]} has rows without a control to subtract: a run with "
+            "pruning_rate = 0 of the same family, params, base_loss and seed, at the same tokens"
+        )
+    return frame
 
 
 def available(columns: Collection[str]) -> set[str]:

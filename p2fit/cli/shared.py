@@ -365,6 +365,12 @@ ROWS_AND_FIT = (
         help="Also fit rows with final = 0 (pre-training laws leave them out).",
     ),
     click.option(
+        "--subtract-control",
+        is_flag=True,
+        help="Take off each loss what the unpruned model (pruning_rate 0, the same params and "
+        "seed) gained or lost on the same tokens.",
+    ),
+    click.option(
         "--seed", type=int, default=0, show_default=True, help="Of resamples and of the starts."
     ),
 )

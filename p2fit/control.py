@@ -1,0 +1,68 @@
+"""Pruned models beside their control: the unpruned model, trained on as they are.
+
+The P² law has the loss fall towards base_loss, L₀, the loss of the model before pruning. That
+wants a base that more training does not change. Its control says whether it does: the run with
+``pruning_rate`` = 0 of the same model (``family``, ``params``, and ``base_loss`` to a thousandth,
+for it may be measured anew) and ``seed``.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+#: A control that moves by more than this share of the smallest excess breaks the law's premise.
+SHARE = 0.1
+
+_BASE = pl.col("base_loss").round(3).alias("_base")
+_MODEL = ("family", "params", "_base")
+
+
+def subtracted(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """Losses without the drift of their control: loss − (control − base_loss) at the same tokens.
+
+    Controls at the same tokens are averaged. Rows with ``tokens`` = 0 have nothing to subtract.
+
+    Returns:
+        The frame, and the pruned runs that have rows without a control, which are as they were.
+    """
+    frame = frame.with_columns(_BASE)
+    keys = [c for c in (*_MODEL, "seed", "tokens") if c in frame.columns]
+    drift = (
+        _controls(frame)
+        .group_by(keys)
+        .agg((pl.col("loss") - pl.col("base_loss")).mean().alias("_drift"))
+    )
+    joined = frame.join(drift, on=keys, how="left", nulls_equal=True, maintain_order="left")
+    wanting = (pl.col("pruning_rate") > 0) & (pl.col("tokens") > 0) & pl.col("_drift").is_null()
+    without = joined.filter(wanting)["run"].unique(maintain_order=True).to_list()
+    here = pl.when(pl.col("tokens") > 0).then(pl.col("_drift")).otherwise(0.0).fill_null(0.0)
+    return joined.with_columns(pl.col("loss") - here).drop("_drift", "_base"), without
+
+
+def drift_warning(pruned: pl.DataFrame, frame: pl.DataFrame) -> str | None:
+    """What the controls in ``frame`` say of the rows ``pruned`` that are to be fitted.
+
+    Returns:
+        A warning where a control moves by more than :data:`SHARE` of the smallest excess over
+        base_loss at the end of a run; None where none does, or there is no control.
+    """
+    frame, here = frame.with_columns(_BASE), pruned.with_columns(_BASE)
+    models = [c for c in _MODEL if c in frame.columns]
+    controls = _controls(frame).join(here.select(models).unique(), on=models, nulls_equal=True)
+    if controls.is_empty():
+        return None
+    moved = controls["loss"] - controls["base_loss"]
+    ends = pruned.sort("tokens").group_by("run", maintain_order=True).last()
+    smallest = float((ends["loss"] - ends["base_loss"]).min())  # type: ignore[arg-type]
+    low, high = float(moved.min()), float(moved.max())  # type: ignore[arg-type]
+    if max(-low, high) <= SHARE * smallest:
+        return None
+    return (
+        f"the unpruned controls move by {low:+.2g} to {high:+.2g} nats while they are trained on; "
+        f"the smallest excess over base_loss is {smallest:.2g}. The law takes base_loss for "
+        "settled: --subtract-control takes the movement off, or leave these runs out"
+    )
+
+
+def _controls(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.filter((pl.col("pruning_rate") == 0) & (pl.col("tokens") > 0))

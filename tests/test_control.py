@@ -1,0 +1,117 @@
+"""Curves beside their control: the drift of the unpruned model is seen, and can be taken off."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+import p2fit
+from p2fit.cli import main
+from p2fit.control import subtracted
+
+TRUTH = {
+    "gamma": -1.3,
+    "delta": 0.05,
+    "N_C": 600.0,
+    "alpha": 0.3,
+    "D_C": 2700.0,
+    "beta": 0.35,
+    "E": 2.4,
+}
+TOKENS = np.geomspace(5e7, 1e9, 8)
+
+
+def curves(drift: float, *, seeds: tuple[int, ...] = (0, 1)) -> pl.DataFrame:
+    """Exact P² losses, to which each model's control adds what it gained on the same tokens."""
+    frames = []
+    for size, base in ((5e8, 2.9), (1.5e9, 2.8), (3e9, 2.7)):
+        for seed in seeds:
+            moved = drift * (1 + seed) * np.log1p(TOKENS / 1e8) * (size / 5e8) ** -0.3
+            for rate in (0.0, 0.15, 0.25, 0.35):
+                inputs = {
+                    "params": np.full(8, size),
+                    "pruning_rate": np.full(8, rate),
+                    "tokens": TOKENS,
+                    "base_loss": np.full(8, base),
+                }
+                exact = p2fit.LAWS["p2"].predict(TRUTH, inputs) if rate else np.full(8, base)
+                own = {"run": [f"{size:g}-{rate:g}-{seed}"] * 8, "seed": [seed] * 8}
+                frames.append(pl.DataFrame({**own, **inputs, "loss": exact + moved}))
+    return pl.concat(frames)
+
+
+def test_without_the_drift_the_law_is_exact_again() -> None:
+    table = curves(-0.02)
+    drifting = p2fit.fit(table, "p2")
+    mended = p2fit.fit(table, "p2", subtract_control=True)
+    assert drifting.parameters["beta"].estimate != pytest.approx(0.35, rel=0.05)
+    for name, value in TRUTH.items():
+        assert mended.parameters[name].estimate == pytest.approx(value, rel=1e-3)
+    plain = p2fit.fit(curves(0.0), "p2")
+    points = {"params": 2e9, "pruning_rate": 0.2, "tokens": 5e8, "base_loss": 2.75}
+    assert mended.predict(points) == pytest.approx(plain.predict(points), rel=1e-6)
+
+
+def test_a_drift_of_a_tenth_of_the_smallest_excess_is_warned_about() -> None:
+    def said(drift: float, **options: Any) -> list[str]:
+        warnings = p2fit.fit(curves(drift), "p2", **options).warnings
+        return [warning for warning in warnings if "unpruned controls move" in warning]
+
+    (warning,) = said(-0.02)
+    assert "--subtract-control" in warning
+    assert not said(-0.0005)
+    assert not said(-0.02, subtract_control=True)
+    # The control is seen even where the rows to fit are chosen without it.
+    assert said(-0.02, where="pruning_rate > 0")
+    # Rising is no better than falling.
+    assert "+0." in said(0.02)[0]
+
+
+@given(drift=st.floats(-0.05, 0.05), order=st.permutations(range(12)))
+def test_taking_off_the_control_does_not_depend_on_the_order_of_runs(
+    drift: float, order: list[int]
+) -> None:
+    table = curves(drift, seeds=(0,))
+    runs = table["run"].unique(maintain_order=True).to_list()
+    shuffled = pl.concat([table.filter(pl.col("run") == runs[i]) for i in order])
+    found, without = subtracted(shuffled)
+    assert not without
+    expected, _ = subtracted(table)
+    assert found.sort("run", "tokens").equals(expected.sort("run", "tokens"))
+    still = expected.filter(pl.col("pruning_rate") == 0)
+    np.testing.assert_allclose(still["loss"], still["base_loss"], rtol=1e-12)
+
+
+def test_controls_of_one_seed_do_not_serve_another() -> None:
+    table = curves(-0.02).filter((pl.col("pruning_rate") > 0) | (pl.col("seed") == 0))
+    with pytest.raises(p2fit.FitError, match=r"-1 has rows without a control"):
+        p2fit.fit(table, "p2", subtract_control=True)
+
+
+def test_a_law_without_a_base_model_has_no_control() -> None:
+    with pytest.raises(p2fit.FitError, match="chinchilla has no base_loss and pruning_rate"):
+        p2fit.fit(curves(0.0), "chinchilla", subtract_control=True)
+
+
+def test_from_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "curves.csv"
+    curves(-0.02).write_csv(path)
+
+    def call(*more: str) -> Any:
+        result = CliRunner().invoke(main, ["fit", str(path), "--json", *more])
+        assert result.exit_code == 0, result.stderr
+        return json.loads(result.stdout)
+
+    assert any("--subtract-control" in warning for warning in call()["warnings"])
+    fit = call("--subtract-control")
+    assert not any("control" in warning for warning in fit["warnings"])
+    assert fit["options"]["subtract_control"] is True
+    assert fit["parameters"]["beta"]["estimate"] == pytest.approx(0.35, rel=1e-3)
