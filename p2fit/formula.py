@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from p2fit.jets import Jet, exp
-from p2fit.laws import Array, Law, LawError, evaluate, names_in
+from p2fit.laws import Array, Law, LawError, evaluate, names_in, way
 from p2fit.problem import Derivatives, Index, Problem, Residual
 
 #: Where searches for a parameter begin whose range and formula say nothing else.
@@ -63,7 +63,7 @@ class Formula(Problem):
 
         def second(pull: Array) -> Array:
             found = np.zeros((len(z), z.shape[1], z.shape[1]))
-            for (i, j), curve in out.second.items():
+            for (i, j), curve in (out.second or {}).items():
                 found[:, i, j] = (pull * curve).sum(axis=1)
                 found[:, j, i] = found[:, i, j]
             return found
@@ -101,7 +101,7 @@ class Formula(Problem):
 
     def _jet(self, z: Array) -> Jet:
         k = self.coefficients
-        variables = [Jet(z[:, i, None], {i: 1.0}) for i in range(z.shape[1])]
+        variables = [Jet(z[:, i, None], {i: 1.0}, {}) for i in range(z.shape[1])]
         found: dict[str, Any] = {
             e: exp(v) if log else v
             for e, v, log in zip(self.law.exponents, variables[k:], self.logged)
@@ -177,7 +177,9 @@ def _centre(problem: Formula, bent: Array) -> Array:
             size = float(np.mean(np.log(np.abs(feature))))
             slopes = np.zeros(q)
             for e in map(int, np.flatnonzero(bent)):  # in others the log is not nearly linear
-                curve = np.broadcast_to(out.second.get((i, k + e), 0.0), (1, len(problem.y)))[0]
+                curve = np.broadcast_to(
+                    (out.second or {}).get((i, k + e), 0.0), (1, len(problem.y))
+                )[0]
                 slopes[e] = float(np.mean(curve / feature))
             if np.isfinite(size) and np.isfinite(slopes).all():
                 centre[i, 0] = size - slopes @ middle[k:]
@@ -193,42 +195,27 @@ def _span(law: Law, name: str, columns: Mapping[str, Array]) -> tuple[float, flo
         return low, high
     if name in law.powers:
         return EXPONENT
-    sizes = np.abs(_matters(law, name, columns))
+    typical = {n: np.asarray(0.4 if n in law.powers else 1.0) for n in law.free}
+    sizes = np.abs(np.atleast_1d(evaluate(matters(law, name), {**columns, **typical})))
     sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
     if not len(sizes):
         return SCALE
     return float(sizes.min()) / BEYOND, float(sizes.max()) * BEYOND
 
 
-def _matters(law: Law, name: str, columns: Mapping[str, Array]) -> Array:
-    """The values at which a parameter's part of the formula is as large as what it is added to,
-    divided by or divides; else as large as 1. Other parameters are at typical values."""
-    typical = {n: np.asarray(0.4 if n in law.powers else 1.0) for n in law.free}
-    values = {**columns, **typical, name: np.asarray(1.0)}
-
-    def size(node: ast.expr) -> Array:
-        return np.atleast_1d(evaluate(node, values))
-
-    part, *outer = _way(law.restricted, name)
+def matters(law: Law, name: str) -> ast.expr:
+    """The value at which a parameter's part of the formula is as large as what it is added to,
+    divided by or divides; else as large as 1. To be evaluated with the parameter itself at 1."""
+    part, *outer = way(law.restricted, name)
     for whole in outer:
         match whole:
             case ast.BinOp(left=left, op=ast.Add() | ast.Sub() | ast.Div(), right=right):
                 other = right if left is part else left
-                if any(n.id in columns for n in names_in(whole)):
-                    return np.asarray(size(other) / size(part))
+                if any(n.id in law.inputs for n in names_in(whole)):
+                    return ast.BinOp(other, ast.Div(), part)
             case ast.BinOp(op=ast.Mult()) | ast.UnaryOp():
                 pass
             case _:
                 break
         part = whole
-    return np.asarray(1 / size(part))
-
-
-def _way(node: ast.expr, name: str) -> list[ast.expr]:
-    """From the first place of a name in a formula outwards."""
-    if isinstance(node, ast.Name):
-        return [node] if node.id == name else []
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.expr) and (way := _way(child, name)):
-            return [*way, node]
-    return []
+    return ast.BinOp(ast.Constant(1.0), ast.Div(), part)

@@ -1,9 +1,10 @@
-"""Numbers that carry their first and second derivatives through a formula.
+"""Numbers that carry their first and, if asked for, second derivatives through a formula.
 
 Forward-mode differentiation over whole batches of rows and starts: a :class:`Jet` is an array with
 its derivatives by the parameters, and :mod:`p2fit.laws` evaluates a formula on jets as it does on
-arrays, with the functions of this module in place of NumPy's. A derivative that is 0 by the shape
-of the formula is not there, so a sum of terms costs what its terms do.
+arrays, with the functions of this module in place of NumPy's. A jet made without second derivatives
+goes without them. A derivative that is 0 by the shape of the formula is not there, so a sum of
+terms costs what its terms do.
 
 Method: Griewank & Walther, Evaluating Derivatives (2008), chapter 13.
 """
@@ -31,8 +32,8 @@ class Jet:
         """The array."""
         self.first = first
         """Derivative by variable i."""
-        self.second = second or {}
-        """Derivative by variables i <= j."""
+        self.second = second
+        """Derivative by variables i <= j; None: not carried."""
 
     def __add__(self, other: Any) -> Jet:
         if not isinstance(other, Jet):
@@ -40,7 +41,7 @@ class Jet:
         return Jet(
             self.value + other.value,
             _sum(self.first, other.first),
-            _sum(self.second, other.second),
+            _both(self.second, other.second),
         )
 
     __radd__ = __add__
@@ -58,19 +59,21 @@ class Jet:
 
     def __mul__(self, other: Any) -> Jet:
         if not isinstance(other, Jet):
-            return Jet(
-                self.value * other,
-                {i: d * other for i, d in self.first.items()},
-                {ij: d * other for ij, d in self.second.items()},
-            )
-        first = _sum((self * other.value).first, (other * self.value).first)
-        second = _sum((self * other.value).second, (other * self.value).second)
+            first = {i: d * other for i, d in self.first.items()}
+            if self.second is None:
+                return Jet(self.value * other, first)
+            second = {ij: d * other for ij, d in self.second.items()}
+            return Jet(self.value * other, first, second)
+        one, two = self * other.value, other * self.value
+        first, curves = _sum(one.first, two.first), _both(one.second, two.second)
+        if curves is None:
+            return Jet(self.value * other.value, first)
         crossed: dict[Pair, Any] = {}
         for i, a in self.first.items():
             for j, b in other.first.items():
                 term = a * b if i != j else 2 * a * b
                 crossed = _sum(crossed, {(min(i, j), max(i, j)): term})
-        return Jet(self.value * other.value, first, _sum(second, crossed))
+        return Jet(self.value * other.value, first, _sum(curves, crossed))
 
     __rmul__ = __mul__
 
@@ -114,13 +117,20 @@ def log(a: Any) -> Any:
 
 def _chain(inner: Jet, value: Any, slope: Any, curve: Any) -> Jet:
     """A function of a jet, from the function's value and its two derivatives."""
+    first = {i: slope * d for i, d in inner.first.items()}
+    if inner.second is None:
+        return Jet(value, first)
     second = {ij: slope * d for ij, d in inner.second.items()}
     names = sorted(inner.first)
     for at, i in enumerate(names):
         for j in names[at:]:
             term = curve * inner.first[i] * inner.first[j]
             second[i, j] = second[i, j] + term if (i, j) in second else term
-    return Jet(value, {i: slope * d for i, d in inner.first.items()}, second)
+    return Jet(value, first, second)
+
+
+def _both(a: Mapping[Pair, Any] | None, b: Mapping[Pair, Any] | None) -> Mapping[Pair, Any] | None:
+    return None if a is None or b is None else _sum(a, b)
 
 
 def _sum(a: Mapping[Any, Any], b: Mapping[Any, Any]) -> dict[Any, Any]:

@@ -287,7 +287,7 @@ class Law:
         from p2fit import jets
 
         values: dict[str, Any] = dict.fromkeys(self.inputs, np.float64(1.7))
-        values |= {n: jets.Jet(np.float64(0.3), {i: 1.0}) for i, n in enumerate(self.free)}
+        values |= {n: jets.Jet(np.float64(0.3), {i: 1.0}, {}) for i, n in enumerate(self.free)}
         with np.errstate(all="ignore"):
             return _evaluate(self.restricted, values, jets)
 
@@ -470,15 +470,71 @@ class Law:
         values = dict(columns)
         for i, n in enumerate(self.free):
             own = parameters[n]
-            values[n] = own if isinstance(own, jets.Jet) else jets.Jet(np.asarray(own), {i: 1.0})
-        with np.errstate(all="ignore"):
-            return _evaluate(self.restricted, values, jets)
+            jet = isinstance(own, jets.Jet)
+            values[n] = own if jet else jets.Jet(np.asarray(own), {i: 1.0}, {})
+        return compute(self.restricted, values, jets)
 
     def latex(self) -> str:
         """The formula in LaTeX."""
         # Without pruning there is no "before": N rather than N_0.
         size = "N_0" if "pruning_rate" in self.inputs else "N"
         return "L = " + _latex(_tree(self.formula), {**_SYMBOLS, "params": size})[0]
+
+
+def compute(expression: ast.expr, values: Mapping[str, Any], functions: Any = np) -> Any:
+    """An expression's value: of arrays, or of anything that ``functions`` (divide, power, exp, log)
+    and + - * take.
+
+    Args:
+        values: of every name in it.
+    """
+    with np.errstate(all="ignore"):
+        return _evaluate(expression, values, functions)
+
+
+def substitute(expression: ast.expr, values: Mapping[str, float]) -> ast.expr:
+    """An expression with numbers in place of names."""
+    found: ast.expr = _Substitute(values, {}).visit(expression)
+    return found
+
+
+def is_zero(expression: ast.expr) -> bool:
+    """Whether an expression is the number 0."""
+    return isinstance(expression, ast.Constant) and expression.value == 0
+
+
+def factor(node: ast.expr, name: str) -> ast.expr:
+    """What a parameter is multiplied by in an expression that is linear in it."""
+    match node:
+        case ast.Name(id=own) if own == name:
+            return ast.Constant(1.0)
+        case ast.UnaryOp(op=op, operand=operand):
+            inner = factor(operand, name)
+            return inner if is_zero(inner) else ast.UnaryOp(op, inner)
+        case ast.BinOp(left=left, op=op, right=right):
+            a, b = factor(left, name), factor(right, name)
+            match op:
+                case ast.Add() if is_zero(a):
+                    return b
+                case ast.Sub() if is_zero(a):
+                    return b if is_zero(b) else ast.UnaryOp(ast.USub(), b)
+                case ast.Add() | ast.Sub():
+                    return a if is_zero(b) else ast.BinOp(a, op, b)
+                case ast.Mult() if not (is_zero(a) and is_zero(b)):
+                    return ast.BinOp(left, op, b) if is_zero(a) else ast.BinOp(a, op, right)
+                case ast.Div() if not is_zero(a):
+                    return ast.BinOp(a, op, right)
+    return ast.Constant(0.0)
+
+
+def way(node: ast.expr, name: str) -> list[ast.expr]:
+    """From the first place of a name in an expression outwards; empty where there is none."""
+    if isinstance(node, ast.Name):
+        return [node] if node.id == name else []
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.expr) and (found := way(child, name)):
+            return [*found, node]
+    return []
 
 
 def evaluate(expression: str | ast.expr, columns: Mapping[str, Array]) -> Array:
@@ -548,9 +604,13 @@ class _Substitute(ast.NodeTransformer):
     def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
         node = ast.BinOp(self.visit(node.left), node.op, self.visit(node.right))
         # A coefficient fixed at 0 takes its term with it, whatever the rest of the term is.
-        zero = [isinstance(x, ast.Constant) and x.value == 0 for x in (node.left, node.right)]
+        zero = [is_zero(node.left), is_zero(node.right)]
         if isinstance(node.op, ast.Mult):
             return ast.Constant(0.0) if any(zero) else node
+        if isinstance(node.op, ast.Add) and any(zero):
+            return node.right if zero[0] else node.left
+        if isinstance(node.op, ast.Sub) and zero[1]:
+            return node.left
         gone = isinstance(node.op, ast.Div | ast.Pow) and zero == [True, False]
         return ast.Constant(0.0) if gone else node
 

@@ -26,6 +26,7 @@ from p2fit.laws import LAWS
 from p2fit.problem import build
 from p2fit.rows import FitError, tasks
 from tests import simulate
+from tests import test_formulas as formulas
 
 SCHEMA = json.loads((Path(p2fit.__file__).parent / "schemas" / "fit.schema.json").read_text())
 
@@ -68,6 +69,28 @@ POSTERIORS: dict[str, dict[str, Any]] = {
     "terms of other signs": {
         "source": simulate.chinchilla(30, seed=1),
         "law": "3 + A/params^alpha - B*tokens^beta",
+    },
+    **{name: {"source": formulas.table(name, 5e-3), "law": name} for name in formulas.CASES},
+    "no coefficients, of one's own": {
+        "source": KAPLAN,
+        "law": "((A/params)^(alpha/beta) + (B/tokens))^beta + base*exp(-tokens/(r*params))",
+    },
+    "a formula with priors and offsets": {
+        "source": CURVES,
+        "law": "p2-shifted",
+        "fix": {"gamma": -1.3},
+        "tie": {"beta": "alpha"},
+        "prior": ["D_0 ~ LogNormal(16, 1)", "E ~ LogNormal(1, 1)", "alpha ~ Uniform(0.1, 0.9)"],
+    },
+    "priors for what is inside": {
+        "source": formulas.table("skaling", 5e-3),
+        "law": "skaling",
+        "prior": ["A ~ LogNormal(12, 2)", "E ~ HalfNormal(3)"],
+    },
+    "a stated range": {
+        "source": formulas.table("precision", 5e-3),
+        "law": "precision",
+        "ranges": {"gamma": (0.0, 10.0), "alpha": (-1.0, 1.0), "E": (0.5, 3.0)},
     },
 }
 

@@ -12,7 +12,6 @@ this only the sinh has a Jacobian other than 1.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,35 +27,8 @@ class Coordinates:
     posterior: Posterior
     """Whose x."""
     order: tuple[int, ...]
-    """Coefficients in the order in which their shares are broken off, the last two together."""
-
-    @cached_property
-    def _own(self) -> dict[int, int]:
-        """Entry of x of each exponent that shapes one coefficient's terms only -> its entry."""
-        problem, k = self.posterior.problem, self.posterior.problem.coefficients
-        found = {}
-        for j, name in enumerate(problem.law.exponents):
-            groups = {g for m, g in enumerate(problem.group) if problem.slope[m, j].any()}
-            ordinary = self.posterior.priors[name].kind != "Uniform"
-            if len(groups) == 1 and -1 not in groups and ordinary and self.posterior.logged(name):
-                found[k + j] = groups.pop()
-        return found
-
-    @cached_property
-    def _spread(self) -> dict[int, float]:
-        """Entry of each such exponent -> root mean square of the logs that it multiplies."""
-        problem, k = self.posterior.problem, self.posterior.problem.coefficients
-        found = {}
-        for i, g in self._own.items():
-            term = next(m for m, own in enumerate(problem.group) if own == g)
-            logs = problem.slope[term, i - k] @ problem.logs
-            found[i] = max(float(np.std(logs)), 1e-3)
-        return found
-
-    @cached_property
-    def _terms(self) -> list[tuple[Array, Array]]:
-        """Of the terms with a coefficient: logs at x = 0, (n,), and their slopes, (p, n)."""
-        return [t for t, g in zip(self.posterior.design, self.posterior.problem.group) if g >= 0]
+    """The posterior's ``terms`` in the order in which their shares are broken off, the last two
+    together; empty: w is x."""
 
     def x(self, w: Any, xp: Any = None) -> Any:
         """From w to x."""
@@ -65,12 +37,11 @@ class Coordinates:
         if not self.order:
             return w
         shares = self._shares([entries[i] for i in self.order], xp)
-        for i, g in self._own.items():
-            h = self._spread[i]
+        for i, (g, h) in self.posterior.shaping.items():
             entries[i] = xp.log(xp.arcsinh(h * xp.exp(entries[i] - shares[g])) / h)
         for g, share in shares.items():
             entries[g] = share
-        total = w[..., self.order[0]] - xp.log(self._mean(xp.stack(entries, axis=-1), xp))
+        total = w[..., self.order[0]] - self.posterior.log_mean(xp.stack(entries, axis=-1), xp)
         for g in shares:
             entries[g] = entries[g] + total
         return xp.stack(entries, axis=-1)
@@ -81,10 +52,9 @@ class Coordinates:
             return x
         w = x.copy()
         whole = np.logaddexp.reduce(x[..., list(self.order)], axis=-1)
-        for i, g in self._own.items():
-            h = self._spread[i]
+        for i, (g, h) in self.posterior.shaping.items():
             w[..., i] = np.log(np.sinh(h * np.exp(x[..., i])) / h) + x[..., g] - whole
-        w[..., self.order[0]] = np.log(self._mean(x, NUMPY))
+        w[..., self.order[0]] = self.posterior.log_mean(x)
         for place, g in enumerate(self.order[:-1]):
             rest = np.logaddexp.reduce(x[..., list(self.order[place + 1 :])], axis=-1)
             w[..., self.order[place + 1]] = x[..., g] - rest
@@ -96,7 +66,7 @@ class Coordinates:
         def of(part: Array) -> Array:
             x = self.x(part)
             found: Array = self.posterior.log_density(x)
-            for i, h in self._spread.items() if self.order else ():
+            for i, (_, h) in self.posterior.shaping.items() if self.order else ():
                 a = h * np.exp(x[..., i])
                 found = found + np.log(np.tanh(a) / a)
             return found
@@ -111,23 +81,17 @@ class Coordinates:
         value, slope = self.posterior.gradient(x)
         if not self.order:
             return value, slope
-        p, k = len(self.posterior.problem.names), self.posterior.problem.coefficients
         # What is left of x without its total: (log shares, the rest). Its mean is the same sum.
         total = float(np.logaddexp.reduce(x[list(self.order)]))
-        v, along = self.posterior.linear(x)
-        constant, slopes = self._stacked
-        sizes = np.exp(slopes @ v + constant)
         pull = slope[list(self.order)].sum()
-        by = np.zeros(len(w))
-        by[:p] = (sizes @ slopes) / sizes.sum() * along
-        slope = slope - pull * by
-        for i, g in self._own.items():
-            a = self._spread[i] * np.exp(x[i])
+        slope = slope - pull * self.posterior.log_mean_slope(x)
+        for i, (g, h) in self.posterior.shaping.items():
+            a = h * np.exp(x[i])
             step = np.tanh(a) / a  # d log exponent / d w, and the Jacobian
             value += np.log(step)
             slope[i] = (slope[i] + 2 * a / np.sinh(2 * a) - 1) * step
             slope[g] -= slope[i]
-        shares = np.exp(x[:k] - total)
+        shares = np.exp(x - total)
         found = slope.copy()
         found[self.order[0]] = pull
         left = 1.0
@@ -147,18 +111,6 @@ class Coordinates:
             left = left - _softplus(logit, xp)
         shares[self.order[-1]] = left + 0.0 * w[0]
         return shares
-
-    def _mean(self, x: Any, xp: Any) -> Any:
-        """Mean over rows of the sum of the terms, shape (…)."""
-        v = self.posterior.linear(x, xp)[0]
-        return sum(
-            xp.exp(xp.dot(v, slopes) + constant).mean(-1) for constant, slopes in self._terms
-        )
-
-    @cached_property
-    def _stacked(self) -> tuple[Array, Array]:
-        constants, slopes = zip(*self._terms)
-        return np.concatenate(constants), np.ascontiguousarray(np.concatenate(slopes, axis=1).T)
 
 
 def _softplus(x: Any, xp: Any) -> Any:

@@ -15,7 +15,7 @@ from p2fit.bayes.model import Noise, Posterior, posterior
 from p2fit.bayes.priors import parse
 from p2fit.diagnostics import UNMOVED, faults
 from p2fit.fit import Estimate, Fit, fit_task, score
-from p2fit.laws import Array, Law
+from p2fit.laws import Array, Law, LawError
 from p2fit.least_squares import residuals
 from p2fit.rows import FitError, Source, Task, tasks
 from p2fit.solving import Solved, solve_task
@@ -74,8 +74,6 @@ def fit_bayes(
         raise FitError("weights of runs have no meaning here: runs have offsets of their own")
     if rest.get("bootstrap"):
         raise FitError("a posterior is not bootstrapped: leave bootstrap out, or the backend")
-    if rest.get("ranges") or rest.get("start"):
-        raise FitError("a posterior has no search: say where a parameter lies by a prior")
     if own.save_trace is not None and backend == "laplace":
         raise FitError("laplace has no chains to save: use the backend bayes with save_trace")
     _needs(backend)
@@ -115,14 +113,17 @@ def put_on(task: Task, options: BayesOptions) -> tuple[Solved, Posterior, Array]
     errors = None
     if solved.weighting["weights"] == "stderr":
         errors = frame["loss_stderr"].to_numpy() / problem.y
-    found = posterior(
-        problem,
-        z,
-        solved.clusters,
-        noise=options.noise,
-        errors=errors,
-        priors=parse(options.prior, problem.law),
-    )
+    try:
+        found = posterior(
+            problem,
+            z,
+            solved.clusters,
+            noise=options.noise,
+            errors=errors,
+            priors=parse(options.prior, problem.law),
+        )
+    except LawError as error:
+        raise FitError(f"{task.label}: {error}") from None
     r = residuals(problem, z)
     scale = max(1.4826 * float(np.median(np.abs(r))), 0.1 * float(np.std(r)), 1e-6)
     return solved, found, found.at(z, scale)
@@ -220,7 +221,7 @@ def _fit(
 
 
 def _prior_text(own: Posterior, name: str) -> str:
-    term = name in own.problem.law.coefficients and name not in own.own
+    term = name in own.sized and name not in own.own
     return f"{own.priors[name]}{' of its term at the centre of the data' if term else ''}"
 
 

@@ -1,27 +1,30 @@
 """The posterior of a law: one log density, written once for NumPy and for PyTensor.
 
-With the logs of the inputs centred, the log of every term is linear in the logs of the terms'
-sizes at the centre and in the exponents, so a law is one matrix product. The noise is Student's t
-(or normal) in the log of the loss; the points of a run share an offset, normal over runs, which is
-integrated out by a sum over points around its mode. The posterior has a handful of dimensions,
-whatever the number of runs: no funnel, and the likelihood of a run is at hand for leaving it out.
+The noise is Student's t (or normal) in the log of the loss; the points of a run share an offset,
+normal over runs, which is integrated out by a sum over points around its mode. The posterior has a
+handful of dimensions, whatever the number of runs: no funnel, and the likelihood of a run is at
+hand for leaving it out. The law itself is in :mod:`p2fit.bayes.terms` where it is a sum of
+monomials, in :mod:`p2fit.bayes.formulas` where it is any other formula.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast
 
 import numpy as np
 
-from p2fit.bayes.priors import DEGREES, EITHER_SIGN, ONE_SIGN, SCATTER, TERM, Prior
-from p2fit.laws import Affine, Array, LawError
+from p2fit.bayes.priors import DEGREES, SCATTER, TERM, Prior, role, stated
+from p2fit.laws import Array
 from p2fit.least_squares import residuals
 from p2fit.problem import Index, Monomials, Problem
+
+if TYPE_CHECKING:
+    from p2fit.formula import Formula
 
 Noise = Literal["student-t", "normal"]
 
@@ -32,21 +35,45 @@ STEP = 0.75
 _CELLS = 1 << 20  # draws x rows x nodes evaluated at once
 
 
+class Own(NamedTuple):
+    """The log of a parameter whose prior is for itself and not for its size, at one x."""
+
+    log: float
+    by: Array
+    """Derivative by x, shape (p,)."""
+    power: float
+    """d x / d log."""
+    power_by: Array
+    """Derivative of ``power`` by x, shape (p,)."""
+
+
+class Surface(NamedTuple):
+    """A law at one x."""
+
+    fitted: Array
+    """Losses, shape (n,)."""
+    back: Callable[[Array], Array]
+    """From derivatives by the losses, (n,), to derivatives by x, (p,)."""
+    own: Mapping[str, Own]
+    """Those of the ``sized`` whose prior the user gave."""
+
+
 @dataclass(frozen=True)
 class Posterior:
     """Prior times likelihood of one law on given rows. Made by :func:`posterior`.
 
-    Its variables x, shape (…, d), are unbounded: the logs of the terms' sizes at the centre, the
-    exponents (their logs where they are positive), and the logs of the noise's parameters.
+    Its variables x, shape (…, d), are unbounded: the logs of the sizes of the law's parts at the
+    centre of the data, all other parameters (their logs where they are positive), and the logs of
+    the noise's parameters.
     """
 
-    problem: Monomials
+    problem: Problem
     """The law on the rows."""
     noise: Noise
     """``student-t`` or ``normal``."""
     priors: Mapping[str, Prior]
     """Of every free parameter and of ``sigma``, ``nu`` and ``tau`` where they are there. A default
-    for a coefficient is for the size of its term (``own`` names those that are not)."""
+    for a parameter of ``sized`` is for the size of its part (``own`` names those that are not)."""
     own: frozenset[str]
     """Parameters whose prior the user gave, in the formula's units."""
     errors: Array | None
@@ -66,29 +93,51 @@ class Posterior:
         extra += ["tau"] if self.clusters is not None else []
         return (*self.problem.names, *extra)
 
-    @cached_property
-    def design(self) -> list[tuple[Array, Array]]:
-        """For each term its log at x = 0, (n,), and its slopes by sizes and exponents, (p, n)."""
-        problem, k = self.problem, self.problem.coefficients
-        found = []
-        for m, g in enumerate(problem.group):
-            slopes = np.zeros((len(problem.names), len(problem.y)))
-            if g >= 0:
-                slopes[g] = 1.0
-            slopes[k:] = problem.slope[m] @ problem.logs
-            found.append((problem.constant[m] @ problem.logs, slopes))
-        return found
+    @property
+    def sized(self) -> tuple[str, ...]:
+        """Parameters whose x is the log of the size of a part of the law at the centre of the
+        data, each after those that its size depends on."""
+        raise NotImplementedError
 
-    @cached_property
-    def _stacked(self) -> tuple[Array, Array]:
-        """The same of all terms, one below the other: (terms * n,) and (terms * n, p)."""
-        constants, slopes = zip(*self.design)
-        return np.concatenate(constants), np.ascontiguousarray(np.concatenate(slopes, axis=1).T)
+    @property
+    def terms(self) -> tuple[int, ...]:
+        """Entries of x of the sizes of which the loss is made up."""
+        raise NotImplementedError
 
-    @cached_property
-    def _scales(self) -> dict[str, Affine]:
-        """The power of each coefficient: 1 for A/N^alpha, alpha for (A/N)^alpha."""
-        return {t.coefficient: t.scale for t in self.problem.law.terms if t.coefficient}
+    @property
+    def shaping(self) -> Mapping[int, tuple[int, float]]:
+        """Entry of x of each exponent that shapes one of the ``terms`` -> the entry of that term,
+        and the spread over the rows of the logs that the exponent multiplies."""
+        raise NotImplementedError
+
+    def unit(self, name: str, values: Mapping[str, Any], xp: Any) -> tuple[Any, Any]:
+        """u and p such that x = u + p * log of a parameter of ``sized``.
+
+        Args:
+            values: of the parameters that it depends on, in the formula's units, shape (…).
+        """
+        raise NotImplementedError
+
+    def fitted(self, x: Any, xp: Any = None) -> Any:
+        """The law's loss, shape (…, n)."""
+        raise NotImplementedError
+
+    def surface(self, x: Array, v: Array, along: Array) -> Surface:
+        """The law's loss at one x in NumPy, and the way back to the parameters.
+
+        Args:
+            v: the sizes as in x, all other parameters in the formula's units, shape (p,).
+            along: derivative of v by x, shape (p,).
+        """
+        raise NotImplementedError
+
+    def log_mean(self, x: Any, xp: Any = None) -> Any:
+        """The log of what ``terms`` add up to, at the mean over the rows, shape (…)."""
+        raise NotImplementedError
+
+    def log_mean_slope(self, x: Array) -> Array:
+        """Its derivative at one x, shape (d,)."""
+        raise NotImplementedError
 
     @cached_property
     def _starts(self) -> Index:
@@ -121,10 +170,13 @@ class Posterior:
         """
         p = len(self.problem.names)
         total, slope, v, along = self._prior_gradient(x)
-        constant, slopes = self._stacked
-        sizes = np.exp(slopes @ v + constant).reshape(len(self.problem.sign), -1)
-        sizes *= self.problem.sign[:, None]
-        fitted = self.problem.offset + sizes.sum(axis=0)
+        surface = self.surface(x, v, along)
+        for name, at in surface.own.items():
+            prior, value = self.priors[name], math.exp(at.log)
+            total += prior.log_density(value, _SCALAR) + at.log - math.log(at.power)
+            slope[:p] += (prior.slope(value) * value + 1) * at.by
+            slope[:p] -= at.power_by / at.power
+        fitted = surface.fitted
         r = self.log_loss - np.log(fitted)
         noise = dict(zip(self.names[p:], x[p:]))
         pure = math.exp(noise["sigma"])
@@ -172,17 +224,22 @@ class Posterior:
         towards = pull * r / sigma**2
         if self.clusters is not None:
             towards = towards.sum(axis=0)
-        moved = (sizes * (towards / fitted)).ravel() @ slopes
-        slope[:p] += moved * along
+        slope[:p] += surface.back(towards / fitted)
         return float(total), slope
 
     def _prior_gradient(self, x: Array) -> tuple[float, Array, Array, Array]:
-        """Log prior and its gradient; what the terms are linear in, and its slope by x."""
-        problem, k, p = self.problem, self.problem.coefficients, len(self.problem.names)
+        """Log prior, without that of ``own`` sizes, and its gradient; v and its derivative by x."""
+        p, sized = len(self.problem.names), self._sized
         total, slope = 0.0, np.zeros(len(x))
         v, along = x[:p].copy(), np.ones(p)
-        for i in range(k, len(x)):
-            name, prior, at = self.names[i], self.priors[self.names[i]], float(x[i])
+        for i, name in enumerate(self.names):
+            prior, at = self.priors[name], float(x[i])
+            if name in sized:
+                if name not in self.own:
+                    mean, sd = prior.values
+                    total += -0.5 * ((at - mean) / sd) ** 2 - math.log(sd) - _ROOT
+                    slope[i] += (mean - at) / sd**2
+                continue
             if prior.kind == "Uniform":
                 low, high = prior.values
                 share = 1 / (1 + math.exp(-at))
@@ -197,49 +254,27 @@ class Posterior:
             slope[i] += prior.slope(value) * step + curve
             if i < p:
                 v[i], along[i] = value, step
-        theta = dict(zip(problem.law.exponents, v[k:]))
-        for i, name in enumerate(problem.law.coefficients):
-            prior, at = self.priors[name], float(x[i])
-            if name not in self.own:
-                mean, sd = prior.values
-                total += -0.5 * ((at - mean) / sd) ** 2 - math.log(sd) - _ROOT
-                slope[i] += (mean - at) / sd**2
-                continue
-            power = self._scales[name]
-            scale = power.value(theta)
-            log = (at - problem.centre[i, 0] - problem.centre[i, 1:] @ v[k:]) / scale
-            value = math.exp(log)
-            total += prior.log_density(value, _SCALAR) + log - math.log(scale)
-            towards = (prior.slope(value) * value + 1) / scale
-            slope[i] += towards
-            by_theta = -problem.centre[i, 1:] * towards
-            for exponent, weight in power.weights:
-                by_theta[problem.law.exponents.index(exponent)] -= weight * (
-                    log * towards + 1 / scale
-                )
-            slope[k:p] += by_theta * along[k:]
         return total, slope, v, along
+
+    @cached_property
+    def _sized(self) -> frozenset[str]:
+        return frozenset(self.sized)
 
     def log_prior(self, x: Any, xp: Any = None) -> Any:
         """Log density of the prior in x, shape (…)."""
-        xp, problem, k = xp or NUMPY, self.problem, self.problem.coefficients
-        total = 0.0
-        values = {n: self._value(n, x[..., i], xp) for i, n in enumerate(self.names)}
-        theta = [values[e] for e in problem.law.exponents]
+        xp, total = xp or NUMPY, 0.0
+        values = self.values(x, xp) if self.own & self._sized else {}
         for i, name in enumerate(self.names):
             prior = self.priors[name]
-            if i >= k:
-                total = total + prior.log_density(values[name], xp)
+            if name not in self._sized:
+                total = total + prior.log_density(self._value(name, x[..., i], xp), xp)
                 total = total + self._log_slope(name, x[..., i], xp)
-            elif name not in self.own:  # the size of the term itself
+            elif name not in self.own:  # the size itself
                 total = total + prior.log_density(xp.exp(x[..., i]), xp) + x[..., i]
             else:
-                log = x[..., i] - problem.centre[i, 0]
-                log = log - sum(c * t for c, t in zip(problem.centre[i, 1:], theta) if c)
-                scale = self._scales[name].value(dict(zip(problem.law.exponents, theta)))
-                log = log / scale
-                total = total + prior.log_density(xp.exp(log), xp) + log
-                total = total - xp.log(scale)
+                unit, power = self.unit(name, values, xp)
+                log = (x[..., i] - unit) / power
+                total = total + prior.log_density(xp.exp(log), xp) + log - xp.log(power)
         return total
 
     def log_likelihood(self, x: Any, xp: Any = None) -> Any:
@@ -270,26 +305,6 @@ class Posterior:
         top = stacked.max(axis=0)
         return top + xp.log(xp.exp(stacked - top).sum(axis=0)) + xp.log(STEP * spread)
 
-    def fitted(self, x: Any, xp: Any = None) -> Any:
-        """The law's loss, shape (…, n)."""
-        xp, problem = xp or NUMPY, self.problem
-        v = self.linear(x, xp)[0]
-        total: Any = problem.offset
-        for sign, (constant, slopes) in zip(problem.sign, self.design):
-            total = total + sign * xp.exp(xp.dot(v, slopes) + constant)
-        return total
-
-    def linear(self, x: Any, xp: Any = None) -> tuple[Any, Any]:
-        """What the logs of the terms are linear in, and its derivative by x; both (…, p)."""
-        xp, problem = xp or NUMPY, self.problem
-        values, slopes = [], []
-        for i, name in enumerate(problem.names):
-            plain = i < problem.coefficients
-            values.append(x[..., i] if plain else self._value(name, x[..., i], xp))
-            log_slope = 0.0 * x[..., i] if plain else self._log_slope(name, x[..., i], xp)
-            slopes.append(xp.exp(log_slope + 0.0 * x[..., i]))
-        return xp.stack(values, axis=-1), xp.stack(slopes, axis=-1)
-
     def _point(self, r: Any, sigma: Any, nu: Any, xp: Any) -> Any:
         """Log density of residuals (…, n)."""
         if nu is None:
@@ -299,8 +314,18 @@ class Posterior:
 
     # ------------------------------------------------------------ x and the parameters
 
+    def values(self, x: Any, xp: Any = None) -> dict[str, Any]:
+        """The free parameters in the formula's units, from x of shape (…, d)."""
+        xp, p = xp or NUMPY, len(self.problem.names)
+        entries = {n: x[..., i] for i, n in enumerate(self.names[:p])}
+        found = {n: self._value(n, at, xp) for n, at in entries.items() if n not in self._sized}
+        for name in self.sized:
+            unit, power = self.unit(name, found, xp)
+            found[name] = xp.exp((entries[name] - unit) / power)
+        return found
+
     def _value(self, name: str, x: Any, xp: Any) -> Any:
-        """A parameter from its entry of x (of a coefficient: the size of its term)."""
+        """A parameter that is not sized, from its entry of x."""
         prior = self.priors[name]
         if prior.kind == "Uniform":
             low, high = prior.values
@@ -323,55 +348,83 @@ class Posterior:
     def at(self, z: Array, sigma: float, nu: float = 4.0, tau: float = 0.01) -> Array:
         """x, shape (d,), at the solver's variables z, shape (p,), moved off the bounds."""
         typical = float(np.exp(self.log_loss.mean()))
-        values = dict(zip(self.names, (*z, sigma, nu, tau)))
-        values |= {"sigma": sigma, "nu": nu, "tau": tau}
-        x = []
-        for name in self.names:
-            value, prior = values[name], self.priors[name]
+        with np.errstate(all="ignore"):
+            values = {n: np.asarray(v) for n, v in self.problem.natural(z).items()}
+            own = {n: values[n] for n in self.problem.names if n not in self._sized}
+            own |= {"sigma": np.asarray(sigma), "nu": np.asarray(nu), "tau": np.asarray(tau)}
+        x = np.empty(len(self.names))
+        for i, name in enumerate(self.names):
+            prior = self.priors[name]
+            if name in self._sized:
+                continue
+            value = float(own[name])
             if prior.kind == "Uniform":
                 low, high = prior.values
                 share = np.clip((value - low) / (high - low), 0.01, 0.99)
-                x.append(math.log(share / (1 - share)))
-            elif name in self.problem.law.coefficients:
-                x.append(math.log(max(value, 0.01 * typical)))
+                x[i] = math.log(share / (1 - share))
+            elif prior.kind == "LogNormal" and name in self._inner:
+                x[i] = self._likely(prior, math.log(max(value, 1e-300)))
+            elif self.logged(name):
+                x[i] = math.log(max(value, 1e-6 if name == "sigma" else 0.02))
             else:
-                x.append(
-                    math.log(max(value, 1e-6 if name == "sigma" else 0.02))
-                    if self.logged(name)
-                    else value
-                )
-        return np.array(x)
+                x[i] = value
+        inside = {n: self._value(n, x[i], NUMPY) for i, n in enumerate(self.names)}
+        for name in self.sized:
+            i = self.names.index(name)
+            with np.errstate(all="ignore"):
+                unit, power = self.unit(name, inside, NUMPY)
+                log = float(unit + power * np.log(values[name]))
+            if i in self.terms:
+                x[i] = max(log if log < math.inf else -math.inf, math.log(0.01 * typical))
+            else:
+                x[i] = self._likely(self.priors[name], log)
+            inside[name] = np.exp((x[i] - unit) / power)
+        return x
+
+    @property
+    def _inner(self) -> frozenset[str]:
+        """Parameters that are neither coefficients nor powers."""
+        return frozenset(self.problem.law.exponents) - self.problem.law.powers
+
+    @staticmethod
+    def _likely(prior: Prior, log: float) -> float:
+        """A log within two standard deviations of a lognormal prior: searches end at 0, or far off,
+        where the data say nothing."""
+        mean, sd = prior.values
+        return float(np.clip(log, mean - 2 * sd, mean + 2 * sd))
 
     def natural(self, x: Array) -> dict[str, Array]:
         """All parameters of the law, and those of the noise, from x of shape (…, d)."""
         p = len(self.problem.names)
-        columns = [
-            np.exp(x[..., i]) if i < self.problem.coefficients else self._value(n, x[..., i], NUMPY)
-            for i, n in enumerate(self.names)
-        ]
-        z = np.stack(columns[:p], axis=-1)
-        return {**self.problem.natural(z), **dict(zip(self.names[p:], columns[p:]))}
+        noise = {n: self._value(n, x[..., p + i], NUMPY) for i, n in enumerate(self.names[p:])}
+        with np.errstate(all="ignore"):
+            return {**self.problem.law.full(self.values(x)), **noise}
 
     def prior_draws(self, size: int, seed: int = 0) -> Array:
         """x drawn from the prior, shape (size, d)."""
-        rng, problem = np.random.default_rng(seed), self.problem
+        rng, sized = np.random.default_rng(seed), self._sized
         values = {n: self.priors[n].draw(rng, size) for n in self.names}
-        for name in problem.law.exponents:
-            if self.logged(name):  # a prior cut off at 0
+        for name in self.problem.law.exponents:
+            if name not in sized and self.logged(name):  # a prior cut off at 0
                 while np.any(bad := values[name] <= 0):
                     values[name][bad] = self.priors[name].draw(rng, int(bad.sum()))
-        theta = {e: values[e] for e in problem.law.exponents}
         x = np.empty((size, len(self.names)))
-        for i, name in enumerate(self.names):
-            prior = self.priors[name]
-            if prior.kind == "Uniform":
+        natural = {n: v for n, v in values.items() if n not in sized}
+        for name in (*natural, *self.sized):
+            i, prior = self.names.index(name), self.priors[name]
+            if name in sized:
+                unit, power = self.unit(name, natural, NUMPY)
+                if name in self.own:
+                    natural[name] = np.abs(values[name])
+                    x[:, i] = np.log(natural[name]) * power + unit
+                else:
+                    x[:, i] = np.log(values[name])
+                    with np.errstate(all="ignore"):
+                        natural[name] = np.exp((x[:, i] - unit) / power)
+            elif prior.kind == "Uniform":
                 low, high = prior.values
                 share = (values[name] - low) / (high - low)
                 x[:, i] = np.log(share / (1 - share))
-            elif i < problem.coefficients and name in self.own:
-                positive = np.abs(values[name])
-                x[:, i] = np.log(positive) * self._scales[name].value(theta) + problem.centre[i, 0]
-                x[:, i] += sum(c * theta[e] for c, e in zip(problem.centre[i, 1:], theta))
             else:
                 x[:, i] = np.log(values[name]) if self.logged(name) else values[name]
         return x
@@ -391,7 +444,7 @@ class Posterior:
             )
         return found
 
-    def rows(self, index: Index) -> Posterior:
+    def rows(self, index: Index) -> Self:
         """The same posterior, with the same priors and centre, on some of the rows."""
         clusters = self.clusters
         if clusters is not None:
@@ -437,35 +490,41 @@ def posterior(
             loss above what the formula has without parameters.
 
     Raises:
-        LawError: the law is not a sum of monomials on these rows.
+        LawError: a range that lets a coefficient be below 0.
     """
+    from p2fit.bayes.formulas import FormulaPosterior, Part, inner
+    from p2fit.bayes.terms import MonomialPosterior
+
+    law, own = problem.law, {**stated(problem.law), **(priors or {})}
+    parts: dict[str, Part] = {}
+    found = {e: role(law, e) for e in law.exponents}
     if not isinstance(problem, Monomials):
-        raise LawError(
-            f"not yet: the Bayesian backend takes sums of monomials, and {problem.law.name} is "
-            "none; least squares with --bootstrap fits it"
-        )
-    law, own = problem.law, dict(priors or {})
+        parts, more = inner(cast("Formula", problem), own)
+        found |= more
     if typical is None:
         above = (problem.y - problem.offset)[problem.y > problem.offset]
         typical = float(np.exp(np.log(above).mean())) if len(above) else 0.01 * problem.y.mean()
-    middle = math.log(typical / max(problem.coefficients, 1))
-    found = dict.fromkeys(law.coefficients, Prior("LogNormal", (middle, TERM.values[1])))
-    found |= {e: ONE_SIGN if law.ranges[e][0] >= 0 else EITHER_SIGN for e in law.exponents}
+    sizes = [*law.coefficients, *(n for n, part in parts.items() if part.alone)]
+    middle = math.log(typical / max(len(sizes), 1))
+    found |= dict.fromkeys(sizes, Prior("LogNormal", (middle, TERM.values[1])))
     found |= own | {"sigma": SCATTER, "nu": DEGREES, "tau": SCATTER}
     several = clusters[-1] + 1 < len(clusters)
     log_loss = np.log(problem.y)
-    return Posterior(
-        problem=problem,
-        noise=noise,
-        priors=found,
-        own=frozenset(own),
-        errors=errors,
-        clusters=clusters if several else None,
-        log_loss=log_loss,
-        trust=trusted(-residuals(problem, z), clusters, noise)
+    whole: dict[str, Any] = {
+        "problem": problem,
+        "noise": noise,
+        "priors": found,
+        "own": frozenset(own),
+        "errors": errors,
+        "clusters": clusters if several else None,
+        "log_loss": log_loss,
+        "trust": trusted(-residuals(problem, z), clusters, noise)
         if several
         else np.ones(len(log_loss)),
-    )
+    }
+    if isinstance(problem, Monomials):
+        return MonomialPosterior(**whole)
+    return FormulaPosterior(**whole, whole=cast("Formula", problem), parts=parts)
 
 
 def trusted(r: Array, clusters: Index, noise: Noise) -> Array:

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from p2fit.laws import Array, Law
+from p2fit import laws
+from p2fit.laws import Array, Law, LawError
 from p2fit.rows import FitError
 
 _KINDS = {
@@ -112,6 +113,36 @@ EITHER_SIGN = Prior("Normal", (0.0, 1.0))
 SCATTER = Prior("HalfStudentT", (3.0, 0.02))
 #: Degrees of freedom of Student's t noise (Juárez & Steel 2010).
 DEGREES = Prior("Gamma", (2.0, 0.1))
+
+
+def role(law: Law, name: str) -> Prior:
+    """The prior of an exponent."""
+    return ONE_SIGN if law.ranges[name][0] >= 0 else EITHER_SIGN
+
+
+def stated(law: Law) -> dict[str, Prior]:
+    """Priors with 95 % of their mass in the ranges that are stated for parameters.
+
+    Ranges that are those of any exponent, or without end, say nothing.
+
+    Raises:
+        LawError: a range that lets a coefficient be below 0.
+    """
+    found = {}
+    for name, (low, high) in law.stated.items():
+        if (low, high) in (laws.ONE_SIGN, laws.EITHER_SIGN) or name not in law.free:
+            continue
+        if low < 0 and name in law.coefficients:
+            raise LawError(f"{name} cannot be below 0 in a posterior: it is the size of a term")
+        if not math.isfinite(high - low):
+            continue
+        if low > 0:
+            found[name] = Prior("LogNormal", (math.log(low * high) / 2, math.log(high / low) / 4))
+        elif low == 0:
+            found[name] = Prior("HalfNormal", (high / 2,))
+        else:
+            found[name] = Prior("Normal", ((low + high) / 2, (high - low) / 4))
+    return found
 
 
 def parse(texts: Sequence[str] | Mapping[str, str], law: Law) -> dict[str, Prior]:

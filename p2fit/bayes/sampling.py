@@ -51,8 +51,9 @@ def prepare(posterior: Posterior, start: Array) -> tuple[Coordinates, Mode]:
         drawn = posterior.prior_draws(_TRIES)
         start = drawn[np.argmax(rough.log_density(drawn))]
     mode = find_mode(rough.log_density, start)
-    spread = np.sqrt((mode.root**2).sum(axis=1))[: posterior.problem.coefficients]
-    coordinates = Coordinates(posterior, tuple(int(i) for i in np.argsort(spread)))
+    spread = np.sqrt((mode.root**2).sum(axis=1))
+    order = tuple(sorted(posterior.terms, key=spread.__getitem__))
+    coordinates = Coordinates(posterior, order)
     return coordinates, find_mode(coordinates.log_density, coordinates.w(mode.x))
 
 

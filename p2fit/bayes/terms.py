@@ -1,0 +1,138 @@
+"""The posterior of a law that is a sum of monomials.
+
+With the logs of the inputs centred, the log of every term is linear in the logs of the terms' sizes
+at the centre and in the exponents, so the law is one matrix product.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from p2fit.bayes.model import NUMPY, Own, Posterior, Surface
+from p2fit.laws import Affine, Array
+from p2fit.problem import Monomials
+
+
+@dataclass(frozen=True)
+class MonomialPosterior(Posterior):
+    """Prior times likelihood of a sum of monomials. Made by :func:`p2fit.bayes.model.posterior`."""
+
+    problem: Monomials
+
+    @property
+    def sized(self) -> tuple[str, ...]:
+        return self.problem.law.coefficients
+
+    @property
+    def terms(self) -> tuple[int, ...]:
+        return tuple(range(self.problem.coefficients))
+
+    @cached_property
+    def shaping(self) -> dict[int, tuple[int, float]]:
+        problem, k = self.problem, self.problem.coefficients
+        found = {}
+        for j, name in enumerate(problem.law.exponents):
+            groups = {g for m, g in enumerate(problem.group) if problem.slope[m, j].any()}
+            ordinary = self.priors[name].kind != "Uniform"
+            if len(groups) == 1 and -1 not in groups and ordinary and self.logged(name):
+                (g,) = groups
+                logs = problem.slope[problem.group.index(g), j] @ problem.logs
+                found[k + j] = g, max(float(np.std(logs)), 1e-3)
+        return found
+
+    @cached_property
+    def _design(self) -> list[tuple[Array, Array]]:
+        """For each term its log at x = 0, (n,), and its slopes by sizes and exponents, (p, n)."""
+        problem, k = self.problem, self.problem.coefficients
+        found = []
+        for m, g in enumerate(problem.group):
+            slopes = np.zeros((len(problem.names), len(problem.y)))
+            if g >= 0:
+                slopes[g] = 1.0
+            slopes[k:] = problem.slope[m] @ problem.logs
+            found.append((problem.constant[m] @ problem.logs, slopes))
+        return found
+
+    @cached_property
+    def _stacked(self) -> tuple[Array, Array]:
+        """The same of all terms, one below the other: (terms * n,) and (terms * n, p)."""
+        constants, slopes = zip(*self._design)
+        return np.concatenate(constants), np.ascontiguousarray(np.concatenate(slopes, axis=1).T)
+
+    @cached_property
+    def _known(self) -> Array:
+        """1 for a row of ``_stacked`` whose term has a coefficient, else 0."""
+        return np.repeat(np.array(self.problem.group) >= 0, len(self.problem.y)).astype(float)
+
+    @cached_property
+    def _powers(self) -> dict[str, Affine]:
+        """The power of each coefficient: 1 for A/N^alpha, alpha for (A/N)^alpha."""
+        return {t.coefficient: t.scale for t in self.problem.law.terms if t.coefficient}
+
+    def unit(self, name: str, values: Any, xp: Any) -> tuple[Any, Any]:
+        problem = self.problem
+        i = problem.law.coefficients.index(name)
+        theta = [values[e] for e in problem.law.exponents]
+        unit = problem.centre[i, 0]
+        unit = unit + sum(c * t for c, t in zip(problem.centre[i, 1:], theta) if c)
+        return unit, self._powers[name].value(dict(zip(problem.law.exponents, theta)))
+
+    def fitted(self, x: Any, xp: Any = None) -> Any:
+        xp, total = xp or NUMPY, self.problem.offset
+        v = self._linear(x, xp)
+        for sign, (constant, slopes) in zip(self.problem.sign, self._design):
+            total = total + sign * xp.exp(xp.dot(v, slopes) + constant)
+        return total
+
+    def surface(self, x: Array, v: Array, along: Array) -> Surface:
+        problem, k = self.problem, self.problem.coefficients
+        constant, slopes = self._stacked
+        sizes = np.exp(slopes @ v + constant).reshape(len(problem.sign), -1)
+        sizes *= problem.sign[:, None]
+
+        def back(pull: Array) -> Array:
+            found: Array = ((sizes * pull).ravel() @ slopes) * along
+            return found
+
+        own = {}
+        for i, name in enumerate(self.sized):
+            if name in self.own:
+                theta = dict(zip(problem.law.exponents, v[k:]))
+                unit, power = self.unit(name, theta, NUMPY)
+                log = (float(x[i]) - unit) / power
+                by, power_by = np.zeros(len(v)), np.zeros(len(v))
+                for exponent, weight in self._powers[name].weights:
+                    power_by[k + problem.law.exponents.index(exponent)] = weight
+                power_by *= along
+                by[k:] = -problem.centre[i, 1:] * along[k:]
+                by[i] = 1.0
+                own[name] = Own(log, (by - log * power_by) / power, float(power), power_by)
+        return Surface(problem.offset + sizes.sum(axis=0), back, own)
+
+    def log_mean(self, x: Any, xp: Any = None) -> Any:
+        xp = xp or NUMPY
+        v = self._linear(x, xp)
+        members = (d for d, g in zip(self._design, self.problem.group) if g >= 0)
+        return xp.log(
+            sum(xp.exp(xp.dot(v, slopes) + constant).mean(-1) for constant, slopes in members)
+        )
+
+    def log_mean_slope(self, x: Array) -> Array:
+        _, _, v, along = self._prior_gradient(x)
+        constant, slopes = self._stacked
+        sizes = np.exp(slopes @ v + constant) * self._known
+        by = np.zeros(len(x))
+        by[: len(v)] = (sizes @ slopes) / sizes.sum() * along
+        return by
+
+    def _linear(self, x: Any, xp: Any) -> Any:
+        """What the logs of the terms are linear in, (…, p): sizes as in x, exponents as such."""
+        k = self.problem.coefficients
+        plain = enumerate(self.problem.names)
+        return xp.stack(
+            [x[..., i] if i < k else self._value(n, x[..., i], xp) for i, n in plain], axis=-1
+        )
