@@ -251,6 +251,22 @@ def test_bootstrap_profile_hold_out_and_comparison_take_any_law(noisy: dict[str,
     assert compared.scores[0].law.name == "precision"
 
 
+def test_plans_take_any_law(noisy: dict[str, Any]) -> None:
+    fit = p2fit.fit(noisy, "precision", loss="squared")
+    points = {"params": [1e9, 3e7], "tokens": [1e10, 1e10], "precision": [3.0, 4.0]}
+    plan = p2fit.plan_next(fit, {"run": ["far", "near"], **points}, at=points, count=2)
+    assert len(plan.runs) == 2
+    assert plan.runs[-1].stderr < plan.runs[0].stderr < plan.stderr
+    pruned = p2fit.fit(table("p2-shifted", 2e-3, seed=1), "p2-shifted", loss="squared")
+    bases = {"name": ["small", "large"], "params": [2e9, 4e9], "base_loss": [2.75, 2.67]}
+    choice = p2fit.plan_choose(pruned, bases, 1.5e9, tokens=1e9)
+    for one in choice.candidates:
+        base = {"small": 2.75, "large": 2.67}[one.name]
+        at = {"params": one.params, "pruning_rate": 1 - 1.5e9 / one.params, "tokens": 1e9}
+        assert one.loss.value == pytest.approx(float(pruned.predict({**at, "base_loss": base})))
+        assert one.best is not None
+
+
 def test_draws_and_json_keep_the_law(noisy: dict[str, Any], tmp_path: Any) -> None:
     found = p2fit.fit(noisy, "precision", ranges={"gamma": (0.5, 20.0)})
     found.save(tmp_path / "fit.json")

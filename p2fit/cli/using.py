@@ -195,8 +195,8 @@ def compute(
 ) -> None:
     """Split compute between size and tokens for the least loss.
 
-    For laws that are a sum of A/params^alpha (or avg_params) and B/tokens^beta. One number of
-    FLOPs is shown with the two decades on either side.
+    For laws of params (or avg_params) and tokens. One number of FLOPs is shown with the two decades
+    on either side.
 
     \b
     Examples:

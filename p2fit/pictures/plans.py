@@ -144,7 +144,7 @@ def compute_path(fit: Fit, frame: pl.DataFrame, decades: float = 2.0) -> tuple[C
     the compute of each row.
 
     Raises:
-        FitError: the law has no optimum in closed form, or the data leave it open.
+        FitError: the law has no optimum, or the data leave it open.
     """
     size = "params" if "params" in fit.law.inputs else "avg_params"
     if size not in fit.law.inputs or "tokens" not in fit.law.inputs:
@@ -163,7 +163,7 @@ def draw_compute(fit: Fit, frame: pl.DataFrame) -> Figure:
     """Compute-optimal size, tokens, tokens per parameter and loss over the budget.
 
     Raises:
-        FitError: the law has no optimum in closed form.
+        FitError: the law has no optimum.
     """
     plan, spent = compute_path(fit, frame)
     flops = np.array([b.flops for b in plan.budgets])

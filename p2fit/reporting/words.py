@@ -403,6 +403,12 @@ def budgets(plan: ComputePlan) -> Iterator[tuple[tuple[str, str], ...]]:
 def exponents(plan: ComputePlan) -> str:
     """How size and tokens grow with compute."""
     what = "average size" if plan.size == "avg_params" else "size"
+    if plan.a is None or plan.b is None:  # another power at every budget
+        first, last = (number(plan.budgets[i].a.value, 3) for i in (0, -1))
+        return (
+            f"The best {what} grows as compute to the power {first} at the least of these budgets, "
+            f"{last} at the most."
+        )
     a, b = (
         f"{number(q.value, 3)}" + (f" ({_span(q, lambda v: number(v, 3))})" if q.interval else "")
         for q in (plan.a, plan.b)
