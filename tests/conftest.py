@@ -31,6 +31,11 @@ def pruned_llama3() -> pl.DataFrame:
     return _example("pruned_llama3_depth")
 
 
+@pytest.fixture(scope="session")
+def datablations() -> pl.DataFrame:
+    return _example("datablations")
+
+
 def _nonzero(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(
         sparsity="pruning_rate", params_nonzero=pl.col("params") * (1 - pl.col("pruning_rate"))

@@ -199,6 +199,56 @@ def test_annealing_puts_schedules_on_one_surface() -> None:
     )
 
 
+# ---------------------------------------------------------------- published numbers
+
+#: Muennighoff et al. 2023, the authors' notebook: coefficients of C4, held; what they fitted then.
+C4 = {"E": 0.6254804, "A": 6.255414, "B": 7.3049974}
+C4 = {n: float(np.exp(v)) for n, v in C4.items()} | {"alpha": 0.3526596, "beta": 0.3526596}
+BOTH = (
+    "E + A/(unique_params*(1 + R_N*(1 - exp(-(params/unique_params - 1)/R_N))))^alpha"
+    " + B/(unique_tokens*(1 + R_D*(1 - exp(-(tokens/unique_tokens - 1)/R_D))))^beta"
+)
+
+
+def test_the_authors_fit_of_repeated_data(datablations: pl.DataFrame) -> None:
+    found = p2fit.fit(datablations, "data-constrained", fix=C4)
+    assert found.parameters["R_D"].estimate == pytest.approx(2.9157212, rel=5e-4)
+    assert found.objective == pytest.approx(0.016922350972890854, rel=1e-6)
+    assert found.objective <= 0.016922350972890854
+    assert found.metrics["r2"] == pytest.approx(0.7354468934623781, abs=1e-5)
+
+
+def test_the_authors_fit_of_repeated_data_and_excess_parameters(
+    datablations: pl.DataFrame,
+) -> None:
+    published = {"R_D": 15.387756, "R_N": 5.309743}
+    there = p2fit.fit(
+        datablations, BOTH, fix={**C4, "R_N": 5.309743}, ranges={"R_D": (15.38, 15.4)}
+    )
+    assert there.objective == pytest.approx(0.015825936570763588, rel=1e-5)
+    assert there.metrics["r2"] == pytest.approx(0.7722046084968408, abs=1e-3)
+    found = p2fit.fit(datablations, BOTH, fix=C4)
+    assert found.objective < 0.99871 * 0.015825936570763588  # theirs is not the lowest
+    low, high = found.parameters["R_D"].interval or (None, None)
+    assert low is not None
+    assert high is not None
+    assert low < published["R_D"] < high
+
+
+def test_kaplans_joint_law_says_how_many_tokens_avoid_overfitting() -> None:
+    # Section 4 of the paper: within 2 % of the loss at endless tokens from D = 5e3 N^0.74 on,
+    # rounded; table 2 has the coefficients.
+    law, truth = LAWS["kaplan-joint"], CASES["kaplan-joint"][0]
+    sizes = np.array([1e6, 1e9])
+    endless = law.predict(truth, {"params": sizes, "tokens": np.full(2, 1e300)})
+    tokens = np.geomspace(1e6, 1e13, 70001)[:, None]
+    over = law.predict(truth, {"params": sizes, "tokens": tokens}) / endless - 1
+    needed = tokens[(over > 0.02).sum(axis=0), 0]
+    power = np.log(needed[1] / needed[0]) / np.log(1e3)
+    assert round(power, 2) == 0.74
+    assert needed[1] / 1e9**power == pytest.approx(5e3, rel=0.15)
+
+
 # ---------------------------------------------------------------- beside the monomial path
 
 
