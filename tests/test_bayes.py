@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,22 @@ def test_coordinates_go_there_and_back_with_their_jacobian(case: tuple[Coordinat
         steps = map_.log_density(np.concatenate([w + h * np.eye(len(w)), w - h * np.eye(len(w))]))
         differences = (steps[: len(w)] - steps[len(w) :]) / (2 * h)
         assert gradient == pytest.approx(differences, abs=1e-5 * np.abs(differences).max())
+
+
+def test_far_off_there_is_no_density_but_no_crash(case: tuple[Coordinates, Any]) -> None:
+    coordinates, _ = case
+    mode = laplace.find_mode(coordinates.log_density, coordinates.w(case[1][0]))
+    missing = 0
+    for far in 10.0 ** np.arange(1, 7):
+        for sign in (-1, 1):
+            for axis in np.eye(len(mode.x)):
+                with np.errstate(all="ignore"):
+                    try:
+                        value, _ = sampling.value_and_slope(coordinates, mode, sign * far * axis)
+                        assert math.isfinite(value)
+                    except sampling.NoDensityError:
+                        missing += 1
+    assert missing
 
 
 @pytest.mark.parametrize("noise", ["student-t", "normal"])
@@ -406,6 +423,24 @@ def test_known_parameters_of_any_law_come_back(law: str) -> None:
         away.append((np.median(draws) - value) / np.std(draws))
     assert np.sqrt(np.mean(np.square(away))) < 1.5
     assert np.max(np.abs(away)) < 3
+
+
+def test_a_posterior_of_two_modes_says_so() -> None:
+    n = np.geomspace(1e6, 1e11, 60)
+    noise = 2e-3 * np.random.default_rng(0).standard_normal(60)
+    loss = (1.5 + 30 * n**-0.2 + 3e5 * n**-0.9) * np.exp(noise)
+    curves = {"run": [f"run-{i}" for i in range(60)], "params": n, "loss": loss}
+    law = "E + A/params^a + B/params^b"  # the two terms can change places
+    fit = p2fit.fit(curves, law, backend="bayes", draws=200, tune=200, chains=2)
+    assert not fit.converged
+    assert (fit.diagnostics or {})["modes"] == 2
+    assert (fit.diagnostics or {})["r_hat"] > 1.5
+    assert "the posterior has 2 modes" in fit.summary()
+    with pytest.raises(FitError, match="the posterior has 2 modes"):
+        p2fit.fit(curves, law, backend="laplace")
+    prior = ["a ~ Normal(0.2, 0.05)", "b ~ Normal(0.9, 0.1)"]
+    chosen = p2fit.fit(curves, law, backend="laplace", prior=prior)
+    assert chosen.parameters["a"].estimate == pytest.approx(0.2, abs=0.02)
 
 
 @pytest.fixture(scope="module")

@@ -143,7 +143,13 @@ def fit_one(
     solved, own, start = put_on(task, options)
     coordinates, mode = sampling.prepare(own, start)
     seed = task.options.seed
+    others = sampling.other_modes(coordinates, mode, seed)
     if backend == "laplace":
+        if others:
+            raise FitError(
+                f"{task.label}: the Laplace approximation does not hold here (the posterior has "
+                f"{1 + len(others)} modes): use the backend bayes"
+            )
         weighted = laplace.importance(coordinates.log_density, mode, seed)
         if not weighted.pareto_k <= laplace.TRUST:
             raise FitError(
@@ -157,6 +163,7 @@ def fit_one(
         chains = sampling.sample(
             coordinates,
             mode,
+            others=others,
             draws=options.draws,
             tune=options.tune,
             chains=options.chains,
@@ -166,6 +173,7 @@ def fit_one(
         values = {n: v for n, v in own.natural(chains.x).items() if n in own.names}
         diagnostics = sampling.diagnose(values, chains)
         diagnostics["sampler"] = "nutpie, low-rank mass matrix"
+        diagnostics["modes"] = 1 + len(others)
         if options.save_trace is not None:
             sampling.save_trace(options.save_trace, values, own, chains)
         x = chains.x.reshape(-1, chains.x.shape[-1])
@@ -196,6 +204,11 @@ def _fit(
         "nothing of it"
         for name in unmoved
     ]
+    if (modes := diagnostics.get("modes", 1)) > 1:
+        lines.append(
+            f"the posterior has {modes} modes, and chains started in each: a firmer prior, a tie "
+            "or a fixed value can choose one"
+        )
     noise = {n: natural[n] for n in own.names if n not in own.problem.names}
     return replace(
         least_squares,

@@ -7,9 +7,10 @@ coordinates in which the posterior is close to a standard normal: those of
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -18,11 +19,13 @@ from typing import Any
 import numpy as np
 
 from p2fit.bayes.coordinates import Coordinates
-from p2fit.bayes.laplace import Mode, find_mode
+from p2fit.bayes.laplace import Density, Mode, find_mode
 from p2fit.bayes.model import Posterior
 from p2fit.laws import Array
 
 _TRIES = 1000  # draws from the prior, where least squares gives no start
+_CLIMBS = 4  # from draws of the prior, to find other modes
+_VALLEY = 3.0  # of the log density between two modes
 _ACCEPT = 0.95  # of proposals: more than the sampler's 0.8 walks ridges without divergences
 
 
@@ -38,7 +41,7 @@ class Chains:
     """Whether the draw's trajectory diverged, shape (chains, draws)."""
 
 
-class _NoDensityError(ValueError):
+class NoDensityError(ValueError):
     """Where the density overflows; the sampler counts a divergence."""
 
     is_recoverable = True
@@ -57,10 +60,46 @@ def prepare(posterior: Posterior, start: Array) -> tuple[Coordinates, Mode]:
     return coordinates, find_mode(coordinates.log_density, coordinates.w(mode.x))
 
 
+def other_modes(coordinates: Coordinates, mode: Mode, seed: int) -> list[Mode]:
+    """Modes besides the one found from least squares, by climbs from likely draws of the prior.
+
+    They are apart from it, with a valley between, and by their height and curvature hold more than
+    a thousandth of its mass.
+    """
+    density = coordinates.log_density
+    with np.errstate(all="ignore"):
+        drawn = coordinates.w(coordinates.posterior.prior_draws(_TRIES, seed))
+    heights = density(drawn)
+    likely = np.argsort(-heights)[: _TRIES // 20]
+    likely = likely[np.isfinite(heights[likely])]
+    chosen = np.random.default_rng(seed).permutation(likely)[:_CLIMBS]
+    found: list[Mode] = []
+    for start in drawn[chosen]:
+        other = find_mode(density, start)
+        if _mass(density, other) < _mass(density, mode) - math.log(1000):
+            continue
+        if all(_apart(density, known, other) for known in (mode, *found)):
+            found.append(other)
+    return found
+
+
+def _mass(density: Density, mode: Mode) -> float:
+    """The log of a mode's mass, as if it were normal, but for a constant."""
+    return float(density(mode.x[None])[0] + np.linalg.slogdet(mode.root)[1])
+
+
+def _apart(density: Density, one: Mode, other: Mode) -> bool:
+    """Whether there is a valley between two modes."""
+    path = one.x + np.linspace(0, 1, 21)[:, None] * (other.x - one.x)
+    heights = density(path)
+    return bool(heights.min() < min(heights[0], heights[-1]) - _VALLEY)
+
+
 def sample(
     coordinates: Coordinates,
     mode: Mode,
     *,
+    others: Sequence[Mode] = (),
     draws: int,
     tune: int,
     chains: int,
@@ -70,6 +109,7 @@ def sample(
     """Run NUTS with nutpie's low-rank mass matrix.
 
     Args:
+        others: further modes, in each of which a chain starts.
         progress: called with draws done and in all, tuning included.
     """
     import nutpie
@@ -78,13 +118,7 @@ def sample(
     d, done = len(mode.x), 0
 
     def density() -> Callable[[Array], tuple[float, Array]]:
-        def value_and_slope(step: Array) -> tuple[float, Array]:
-            value, slope = coordinates.gradient(mode.x + mode.root @ step)
-            if not math.isfinite(value):
-                raise _NoDensityError
-            return value, mode.root.T @ slope
-
-        return value_and_slope
+        return lambda step: value_and_slope(coordinates, mode, step)
 
     def keep(*_: Any) -> Callable[[Array], dict[str, Array]]:
         def expand(step: Array) -> dict[str, Array]:
@@ -96,11 +130,14 @@ def sample(
 
         return expand
 
+    starts = itertools.count()
+
     def start(own: int) -> Array:
-        rng = np.random.default_rng([seed, own])
-        points = mode.x + rng.standard_normal((50, d)) @ mode.root.T
+        rng, chain = np.random.default_rng([seed, own]), next(starts)
+        at = others[chain - 1] if 1 <= chain <= len(others) else mode
+        points = at.x + rng.standard_normal((50, d)) @ at.root.T
         usable = np.flatnonzero(np.isfinite(coordinates.log_density(points)))
-        chosen = points[usable[0]] if len(usable) else mode.x
+        chosen = points[usable[0]] if len(usable) else at.x
         found: Array = np.linalg.solve(mode.root, chosen - mode.x)
         return found
 
@@ -132,6 +169,21 @@ def sample(
         energy=np.asarray(stats["energy"]),
         diverging=np.asarray(stats["diverging"]),
     )
+
+
+def value_and_slope(coordinates: Coordinates, mode: Mode, step: Array) -> tuple[float, Array]:
+    """Log density and gradient a step, shape (d,), away from the mode, in units of its root.
+
+    Raises:
+        NoDensityError: there is none.
+    """
+    try:
+        value, slope = coordinates.gradient(mode.x + mode.root @ step)
+    except (ArithmeticError, ValueError):  # an overflow, a log of 0
+        raise NoDensityError from None
+    if not math.isfinite(value):
+        raise NoDensityError
+    return value, mode.root.T @ slope
 
 
 def diagnose(values: Mapping[str, Array], chains: Chains) -> dict[str, Any]:
