@@ -48,7 +48,8 @@ class Options:
     tie: Mapping[str, str] = field(default_factory=dict)
     """Parameters held equal to others."""
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """Where parameters are searched, if not where their role in the formula says."""
+    """Where parameters are searched, if not where their role in the formula says; in a posterior
+    also their prior, with 95 % of its mass there."""
     start: Mapping[str, float] = field(default_factory=dict)
     """Where the search for parameters begins, in a law that is not a sum of monomials; all over
     their ranges by default."""

@@ -195,9 +195,7 @@ def inner(problem: Formula, own: Mapping[str, Prior]) -> tuple[dict[str, Part], 
     law = problem.law
     parts, priors = dict[str, Part](), dict[str, Prior]()
     for name in law.exponents:
-        if name in own or name in law.powers:
-            continue
-        if law.ranges[name][0] < 0:
+        if name in own or name in law.powers or law.ranges[name][0] < 0:
             continue
         if name in law.scales and (found := _alone(law, name)) is not None:
             parts[name] = Part(*found, problem.columns, True)

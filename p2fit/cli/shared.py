@@ -308,7 +308,8 @@ ROWS_AND_FIT = (
         callback=mapping,
         type=Range(),
         metavar="PARAMETER=LOW..HIGH",
-        help="Search a parameter here, e.g. gamma=0.5..20. Repeatable.",
+        help="Search a parameter here, e.g. gamma=0.5..20; with --backend a prior, 95% in it. "
+        "Repeatable.",
     ),
     click.option(
         "--start",
