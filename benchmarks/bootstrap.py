@@ -221,7 +221,7 @@ def _objectives(x: Array, drawn: list[Indices], size: Array, tokens: Array, loss
 # ---------------------------------------------------------------- NumPy or JAX
 
 
-def beside_jax() -> str:
+def beside_jax(law: str = "chinchilla") -> str:
     """The same refits by batches of NumPy and by JAX, for several rows by resamples."""
     from jax_refit import compiled
 
@@ -234,7 +234,7 @@ def beside_jax() -> str:
     importing = loading["jax"] - loading["numpy"]
     for n, count in SHAPES:
         print(f"  NumPy and JAX, {n} rows, {count} resamples", flush=True)
-        solved = solve_task(tasks(simulated(n), "chinchilla")[0])
+        solved = solve_task(tasks(simulated(n), law)[0])
         start = time.perf_counter()
         refit = compiled(solved.problem, solved.solution.z, count)
         compiling = time.perf_counter() - start
@@ -255,7 +255,7 @@ def beside_jax() -> str:
         )
         excess = value["jax"] / value["numpy"] - 1
         saved = (seconds["numpy"] - seconds["jax"]) / count
-        paid = f"{(importing + compiling) / saved:,.0f}" if saved > 0 else "never"
+        paid = f"{(importing + compiling) / saved:,.0f} resamples" if saved > 0 else "never"
         rows.append(
             (
                 f"{n:,} × {count:,}",
@@ -264,7 +264,7 @@ def beside_jax() -> str:
                 times(seconds["jax"] / seconds["numpy"]),
                 duration(importing),
                 duration(compiling),
-                f"{paid} resamples",
+                paid,
                 f"{excess.min():.0e} to {excess.max():.0e}",
             )
         )

@@ -22,7 +22,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "benchmarks" / "README.md"
 VENV = ROOT / ".cache" / "bench-venv"
-PARTS = ("peers", "rows", "recovery", "coverage", "bootstrap", "design", "samplers", "sbc")
+PARTS = (
+    "peers",
+    "rows",
+    "general",
+    "neighbours",
+    "recovery",
+    "coverage",
+    "bootstrap",
+    "design",
+    "samplers",
+    "sbc",
+)
 #: simple-scaling-laws needs Python 3.12; without one its rows say so.
 PEERS = ("scipy", "chinchilla", "autograd", "jax", "arviz", "nutpie", "numpyro", "pymc")
 NEWER_PEERS = ("simple-scaling-laws",)

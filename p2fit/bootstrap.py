@@ -132,7 +132,7 @@ def bootstrap(
     """
     groups = int(clusters[-1]) + 1
     n = len(problem.y)
-    fitted = problem.loss(z[None])[0]
+    fitted, scale = problem.loss(z[None])[0], problem.scale
     pull = _left_out(problem, z, clusters) if resample == "wild" else np.zeros(n)
     found_z, found_value = np.empty((count, len(z))), np.empty(count)
     converged, lost = np.empty(count, bool), 0
@@ -142,10 +142,9 @@ def bootstrap(
         )
         rows = weights[:, clusters]
         if resample == "wild":
-            moved = (
-                fitted * np.exp(rows * pull) if problem.residual == "log" else fitted + rows * pull
-            )
-            data = {"y": np.maximum(moved, 1e-12)}
+            moved = scale.back(scale.to(fitted) + rows * pull)
+            least = 1e-12 if problem.residual == "log" else -math.inf
+            data: dict[str, Any] = {"y": np.maximum(moved, least)}
         else:
             data = {"weights": rows * problem.weights}
             lost += sum(_loses(rows, levels or []))
@@ -161,7 +160,7 @@ def bootstrap(
 
 
 def _left_out(problem: Problem, z: Array, clusters: Index) -> Array:
-    """Observed minus predicted (of the log, or in nats) for each run by a fit without it, (n,)."""
+    """Observed minus predicted (on the residuals' scale) for each run by a fit without it, (n,)."""
     groups = int(clusters[-1]) + 1
     found = np.empty(len(problem.y))
     for part in _batches(groups, len(problem.y)):

@@ -69,9 +69,11 @@ class Score:
     """Mean over left-out runs of the objective's own loss (Huber's, or half the square) of the
     residual; None where some run could not be predicted."""
     rmse_log: float | None
-    """Root of the mean over left-out runs of the squared error of the log of the loss."""
+    """Root of the mean over left-out runs of the squared error of the log of the loss; of another
+    target's residual, where that is not of its log."""
     mape: float | None
-    """Mean over left-out runs of the error as a share of the loss (0.01 is 1 %)."""
+    """Mean over left-out runs of the error as a share of the loss (0.01 is 1 %); None where a row
+    of another target is 0 or less."""
     difference: Difference | None
     """Of ``loss`` from the best law's; None for that law itself."""
     difference_squares: Difference | None
@@ -173,7 +175,8 @@ class Comparison:
         for name, fact in self._facts():
             head.add_row(name, Text(fact))
         loss = "Huber" if self.options["loss"] == "huber" else "loss"
-        left_out = table(loss, "worse by ± s.e.", "RMSE log", "squares worse by", "MAPE")
+        error = "log" if _logged(self.options) else self.options["residual"]
+        left_out = table(loss, "worse by ± s.e.", f"RMSE {error}", "squares worse by", "MAPE")
         likelihood = any(s.aicc is not None for s in self.scores)
         used = [c for c in _CONDITIONS if any(s.conditions[c] is not None for s in self.scores)]
         inside = table(
@@ -223,7 +226,8 @@ class Comparison:
         if held:
             yield "held", f"{', '.join(held)}, in the laws that have them"
         delta = f" (delta {o['delta']:g})" if o["loss"] == "huber" else ""
-        yield "method", f"least squares: {o['loss']} loss{delta} of {o['residual']} residuals"
+        of = "" if o["target"] == "loss" else f" of {o['target']}"
+        yield "method", f"least squares: {o['loss']} loss{delta} of {o['residual']} residuals{of}"
         if self.folds == self.runs:
             yield "left out", f"one of the {unit} at a time"
         else:
@@ -266,6 +270,8 @@ def compare(
         raise FitError("a comparison has no intervals to bootstrap: leave bootstrap out")
     if backend not in ("least-squares", "bayes"):
         raise FitError(f"backend is {backend!r}: use least-squares or bayes")
+    if backend == "bayes" and options.get("target", "loss") != "loss":
+        raise FitError("the backend bayes models the loss: compare on another target without it")
     if backend == "least-squares" and (noise or prior):
         raise FitError("noise and prior go with the backend bayes")
     bayes: dict[str, Any] | None = {"prior": prior, **({"noise": noise} if noise else {})}
@@ -286,6 +292,11 @@ def compare(
     return [_compare(g, *p, out, tick, bayes) for g, p, out in zip(found, parts, excluded)]
 
 
+def _logged(options: Mapping[str, Any]) -> bool:
+    """Whether errors are also taken of the log: of the loss always."""
+    return bool(options["target"] == "loss" or options["residual"] == "log")
+
+
 def _label(law: Law) -> str:
     return law.formula if law.name == "custom" else law.name
 
@@ -298,7 +309,8 @@ def _same_rows(
 ) -> tuple[list[tuple[Task, ...]], list[dict[str, int]]]:
     """For each group the tasks of all laws on the same rows, and the account of rows left out."""
     rest = {k: v for k, v in options.items() if k not in ("columns", "fix", "tie")}
-    curves, _, _ = open_curves(source, laws[0] if laws else None, options.get("columns"))
+    target = options.get("target", "loss")
+    curves, _, _ = open_curves(source, laws[0] if laws else None, options.get("columns"), target)
     names = curves.frame.columns
     chosen = [get_law(law, names) for law in laws or _varying(curves.frame)]
     if len(chosen) < 2:
@@ -410,7 +422,8 @@ def _compare(
         errors.append(_errors(task, fitted, run))
         notes += failed
     # A law that misses a prediction (NaN) comes last; of equals, the first named comes first.
-    order = sorted(range(len(group)), key=lambda i: (np.isnan(errors[i]).any(), errors[i][0].sum()))
+    own = [each[0] for each in errors]
+    order = sorted(range(len(group)), key=lambda i: (np.isnan(own[i]).any(), own[i].sum()))
     best = errors[order[0]]
     reason = _no_likelihood(fits[0], runs)
     notes += [f"no AICc or BIC: {reason}"] if reason else []
@@ -464,26 +477,33 @@ def _by_density(
 
 
 def _errors(task: Task, fitted: Array, run: Index) -> Array:
-    """For each run the mean of: the objective's loss, the squared log error, the share; (3, G)."""
-    y, options = task.frame["loss"].to_numpy(), task.options
+    """For each run the mean of: the objective's loss, the squared log error (of a target without
+    a log the squared residual), the error as a share of it; (3, G)."""
+    options = task.options
+    y = task.frame[options.target].to_numpy()
     with np.errstate(all="ignore"):
-        log = np.log(fitted / y)
-    size = np.abs(log if options.residual == "log" else fitted - y)
-    clipped = np.minimum(size, options.delta if options.loss == "huber" else math.inf)
-    each = (clipped * (size - 0.5 * clipped), log**2, np.abs(fitted - y) / y)
+        own = options.scale.miss(fitted, y)
+        clipped = np.minimum(np.abs(own), options.threshold)
+        each = (
+            clipped * (np.abs(own) - 0.5 * clipped),
+            (np.log(fitted / y) if _logged(options.recorded()) else own) ** 2,
+            np.where(y > 0, np.abs(fitted - y) / y, math.inf),
+        )
     return np.stack([np.bincount(run, e) / np.bincount(run) for e in each])
 
 
 def _score(task: Task, fit: Fit, errors: Array, best: Array, likelihood: bool) -> Score:
     differences: list[Difference | None] = [None, None]
-    if errors is not best and np.isfinite(errors - best).all():
-        gap = errors - best
+    gap = errors[:2] - best[:2]
+    if errors is not best and np.isfinite(gap).all():
         stderr = gap.std(axis=1, ddof=1) / math.sqrt(gap.shape[1])
         differences = [
             Difference(*pair) for pair in zip(gap.mean(axis=1).tolist(), stderr.tolist())
         ]
     loss, squares, share = (v if math.isfinite(v) else None for v in errors.mean(axis=1).tolist())
-    above = task.frame["loss"].to_numpy() - _base_loss(task.frame)
+    above = task.frame[task.options.target].to_numpy()
+    if task.options.target == "loss":
+        above = above - _base_loss(task.frame)
     n, k = len(above), fit.identification["rank"] + 1  # the scatter is estimated too
     deviance = n * math.log(2 * fit.objective / n) if likelihood and fit.objective > 0 else None
     return Score(
@@ -531,6 +551,8 @@ def _conditions(task: Task, fit: Fit) -> dict[str, bool | None]:
     frame = task.frame.gather_every(max(1, task.frame.height // _CONTEXTS))
     rows = {x: frame[x].to_numpy()[:, None] for x in task.law.inputs}
     met: dict[str, bool | None] = dict.fromkeys(_CONDITIONS)
+    if task.options.target != "loss":
+        return met
 
     def along(name: str, values: Array) -> Array:
         """The loss along values of one input, at the other inputs of each row."""

@@ -28,6 +28,7 @@ _ALTERNATIVES = 3  # runs that would do, shown
 _MOST_ADDED = 6  # runs added together where one is not enough
 _CANDIDATES = 3000
 _CHECKPOINTS = 20  # rows by which a candidate run is judged
+_ANY = (0.5, 1.0)  # value of a target that a design lacks, of the loss
 _BASE_LOSS = 2.5  # nats per token, where a design does not say: only scales the residuals
 _EXCESS = 0.2  # of that: what the fitted part of a law with a known offset amounts to
 
@@ -196,24 +197,25 @@ def identify_design(
         CurvesError, FitError, LawError: what is wrong with the file, the request, the law.
     """
     if design:
-        source = _without_losses(source, law, options.pop("columns", None))
+        target = options.get("target", "loss")
+        source = _without_losses(source, law, options.pop("columns", None), target)
     return [_report(task, design, at or {}) for task in tasks(source, law, **options)]
 
 
 def _without_losses(
-    source: Source, law: str | Law | None, columns: Mapping[str, str] | None
+    source: Source, law: str | Law | None, columns: Mapping[str, str] | None, target: str
 ) -> Curves:
-    """A design as curves: every loss is 1, and read by nobody."""
+    """A design as curves: every loss is 1 (another target 0.5), and read by nobody."""
     if isinstance(source, str) and source == "-":
         source = Stdin()
     curves = read(source, columns, needs=("run",))
-    names = {*curves.frame.columns, "loss"}
+    names = {*curves.frame.columns, target}
     chosen = choose_law(names)[0] if law is None else get_law(law, names)
     unsaid = {x for x in chosen.inputs if x not in chosen.varied} - names
-    wanted = [c for c in needs(chosen) if c != "loss" and c not in unsaid]
+    wanted = [c for c in needs(chosen, target) if c != target and c not in unsaid]
     numeric = [x for x in chosen.inputs if x not in unsaid]
     curves = read(source, columns, needs=wanted, numeric=numeric)
-    filled = {**dict.fromkeys(sorted(unsaid), _BASE_LOSS), "loss": 1.0}
+    filled = {**dict.fromkeys(sorted(unsaid), _BASE_LOSS), target: _ANY[target == "loss"]}
     return replace(
         curves, frame=curves.frame.with_columns(**{n: pl.lit(v) for n, v in filled.items()})
     )
@@ -226,9 +228,9 @@ def _report(task: Task, design: bool, at: Mapping[str, float]) -> DesignReport:
         problem = build(
             law,
             columns,
-            frame["loss"].to_numpy(),
+            frame[task.options.target].to_numpy(),
             np.ones(frame.height),
-            residual=task.options.residual,
+            residual=task.options.residual or "log",
         )
         z, reference = _typical(problem, columns), "typical values"
         if not design:
@@ -240,7 +242,8 @@ def _report(task: Task, design: bool, at: Mapping[str, float]) -> DesignReport:
         z = _moved(problem, z, at)
     except LawError as error:
         raise FitError(f"{task.label}: {error}") from None
-    if not np.all(problem.loss(z[None]) > 0):  # terms that are subtracted: logs make no sense
+    positive = problem.residual != "log" or np.all(problem.loss(z[None]) > 0)
+    if not positive:  # terms that are subtracted: logs make no sense
         problem = replace(problem, residual="linear")
     found = identify(problem, z, columns)
     triangle, open_directions = _open(problem, z, found.rank)
@@ -324,7 +327,7 @@ def _moved(problem: Problem, z: Array, at: Mapping[str, float]) -> Array:
 def _rows(problem: Problem, z: Array) -> Array:
     """The Jacobian of the fitted residuals, shape (n, p)."""
     fitted, jac = problem.jacobian(z)
-    return (jac / fitted if problem.residual == "log" else jac).T
+    return (jac * problem.scale.slope(fitted)).T
 
 
 def _scaled(problem: Problem, rows: Array) -> tuple[Array, Array]:

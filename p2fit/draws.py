@@ -17,12 +17,13 @@ import numpy as np
 from p2fit.laws import Array, evaluate
 from p2fit.least_squares import minimise
 from p2fit.problem import build
+from p2fit.scales import SCALES, Residual
 
 if TYPE_CHECKING:
     from p2fit.fit import Fit
 
 _LEVELS = 4  # values of each input, as many as the data have at most
-_FAR = 50.0  # of a log loss: such losses say nothing, and their numbers overflow
+_FAR = 50.0  # on the scale: such losses say nothing, and their numbers overflow
 _ITERATIONS = 30
 
 
@@ -40,22 +41,28 @@ def covariance_draws(fit: Fit, size: int, seed: int) -> dict[str, Array]:
     columns = _spread_points(fit)
     centre = law.predict(at, columns)
     slopes = law.gradient(at, columns)
-    rows = np.stack([slopes[n] for n in names], axis=1) / centre[:, None]
+    # Losses are drawn in their log, whatever the residual was; of another target as that.
+    residual: Residual = "log" if fit.target == "loss" else fit.options["residual"]
+    scale = SCALES[residual]
+    rows = np.stack([slopes[n] for n in names], axis=1) * scale.slope(centre)[:, None]
     lengths, axes = np.linalg.eigh(np.array(fit.covariance["matrix"]))
-    moves = rows @ (axes * np.sqrt(np.maximum(lengths, 0.0)))  # of the log losses, by unit normals
+    moves = rows @ (axes * np.sqrt(np.maximum(lengths, 0.0)))  # of the scale, by unit normals
     rng = np.random.default_rng(seed)
     freedom = max(fit.covariance["clusters"] - 1, 1)
     normal = rng.standard_normal((size, len(names)))
     drawn = normal / np.sqrt(rng.chisquare(freedom, (size, 1)) / freedom) @ moves.T
+    far = _FAR * scale.typical(centre)
     variance = (moves**2).sum(axis=1)
     if not variance.any():  # the data say nothing, or everything
         return {n: np.full(size, at[n]) for n in names}
     weights = 1 / np.maximum(variance, 1e-6 * variance.max())
-    problem = build(law, columns, centre, weights / weights.mean(), delta=math.inf)
+    problem = build(
+        law, columns, centre, weights / weights.mean(), residual=residual, delta=math.inf
+    )
     found = minimise(
         problem,
         np.repeat(problem.internal(at)[None], size, axis=0),
-        y=centre * np.exp(np.clip(drawn, -_FAR, _FAR)),
+        y=scale.back(scale.to(centre) + np.clip(drawn, -far, far)),
         iterations=_ITERATIONS,
         damping=0.02,
     )

@@ -17,6 +17,7 @@ import numpy as np
 from p2fit.laws import Array, LawError
 from p2fit.least_squares import minimise
 from p2fit.problem import Problem
+from p2fit.scales import SCALES
 
 if TYPE_CHECKING:
     from p2fit.solving import Solved
@@ -27,7 +28,7 @@ EQUAL = 1e-6
 _POINTS = 24  # inputs whose ends are searched; for others the parameters found there serve
 _ROWS = 1024  # rows used to search; all are used to check what was found
 _ROUNDS = 40
-_STEP = 0.01  # first step of a pull, in the log of the prediction
+_STEP = 0.01  # first step of a pull, in the log of the prediction or in its size
 _FINE = 1e-4  # the search ends at steps of this share of the way made
 
 
@@ -117,13 +118,19 @@ def _pulled(problem: Problem, there: Problem, z: Array) -> Array:
     """
     level = float(minimise(problem, z[:1], iterations=0).value[0]) * (1 + EQUAL) + problem.floor
     both = problem.joined(there)
-    # One pull down and one up per point, in the log of the prediction times the direction.
+    # One pull down and one up per point, in the log of the prediction (in its residual's scale,
+    # if it is no loss) times the direction.
+    positive = bool(np.all(there.loss(z[:1]) > 0)) and problem.residual != "arcsine"
+    scale = SCALES["log"] if positive else problem.scale
+    unit = scale.typical(problem.y)
     point = np.tile(np.arange(len(there.y)), 2)
     sign = np.repeat([-1.0, 1.0], len(there.y))
 
     def reached(z: Array) -> Array:
-        logs: Array = np.log(np.maximum(there.loss(z), 1e-300))[:, point] * sign
-        return logs
+        loss = there.loss(z)
+        places = scale.to(np.maximum(loss, 1e-300) if positive else loss)[:, point]
+        found: Array = places * (sign / unit)
+        return found
 
     members: Array = np.concatenate([z[:1], _members(problem, z, level)])
     start = reached(z[:1])[0]
@@ -134,7 +141,7 @@ def _pulled(problem: Problem, there: Problem, z: Array) -> Array:
         y = np.tile(both.y, (len(active), 1))
         weights = np.tile(both.weights, (len(active), 1))
         each, row = np.arange(len(active)), len(problem.y) + point[active]
-        y[each, row] = np.exp((best + step)[active] * sign[active])
+        y[each, row] = scale.back((best + step)[active] * (sign[active] * unit))
         weights[each, row] = problem.weights.sum()
         pulled = minimise(both, members[top[active]], y=y, weights=weights).z
         new = _members(problem, pulled, level)

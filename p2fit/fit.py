@@ -31,6 +31,7 @@ from p2fit.laws import LAWS, Array, Law, LawError
 from p2fit.least_squares import Solution, minimise
 from p2fit.problem import Index, Problem
 from p2fit.rows import FitError, Options, Source, Task, tasks
+from p2fit.scales import SCALES, Linear
 from p2fit.solving import Solved, solve_task
 from p2fit.uncertainty import Covariance
 
@@ -86,7 +87,8 @@ class Fit:
     metrics: Mapping[str, float | str | None]
     """``r2`` of the loss, ``r2_excess`` of the loss above base_loss (where the law uses it),
     ``rmse``, ``mape``, ``huber`` (mean), ``asd`` and its unit, ``scatter`` (standard deviation of
-    the residuals, n - p degrees of freedom)."""
+    the residuals, n - p degrees of freedom). Of another target likewise, without ``asd``, and
+    without ``mape`` where it is not above 0 in every row."""
     identification: Mapping[str, Any]
     """``rank`` of ``parameters``, ``condition`` number, ``undetermined`` groups with reasons."""
     covariance: Mapping[str, Any] | None
@@ -116,8 +118,28 @@ class Fit:
     version: str = field(default=__version__)
     """Version of p2fit."""
 
+    @property
+    def target(self) -> str:
+        """The column that the law predicts; the unit of what follows from it is that column's."""
+        return str(self.options["target"])
+
+    @property
+    def scale(self) -> Linear:
+        """The scale of the residuals."""
+        return SCALES[self.options["residual"]]
+
+    def of_loss(self, what: str) -> None:
+        """Refuse what is for fits of the loss alone.
+
+        Raises:
+            FitError: the fit predicts another column.
+        """
+        if self.target != "loss":
+            raise FitError(f"{what} is for laws of the loss; this fit predicts {self.target}")
+
     def predict(self, columns: Mapping[str, Any]) -> Array:
-        """Fitted loss, nats per token, at the law's inputs (scalars or arrays of one shape).
+        """Fitted loss, nats per token, at the law's inputs (scalars or arrays of one shape); of a
+        fit of another target, that.
 
         Of a Bayesian fit: the median of the posterior's losses.
 
@@ -144,7 +166,7 @@ class Fit:
     def interval(
         self, columns: Mapping[str, Any], *, new_run: bool = False
     ) -> tuple[Array, Array] | None:
-        """95 % interval of the predicted loss: (lower, upper), nats per token.
+        """95 % interval of the predicted loss (or other target): (lower, upper).
 
         From the posterior's draws, or the bootstrap's if there are any, else by the delta method
         from the covariance; None where the fit has none of them. It stands for the determined
@@ -165,11 +187,12 @@ class Fit:
             return None
         centre = self.predict(columns)
         critical = self.covariance["critical"]
-        log = self.options["residual"] == "log"
+        # Of a share on the scale of its angle, which ends at 0 and 1; else of the loss itself.
+        scale = self.scale if self.options["residual"] == "arcsine" else SCALES["linear"]
+        place = scale.to(centre)
         if self.bootstrap is not None:
-            low, high = np.nanquantile(self._losses(columns), _ENDS, axis=0)
-            few = self.bootstrap["few"]
-            below, above = (centre - low) * few, (high - centre) * few
+            ends = scale.to(np.nanquantile(self._losses(columns), _ENDS, axis=0))
+            below, above = (place - ends[0], ends[1] - place) * np.array(self.bootstrap["few"])
         else:
             values = {n: float(p.estimate or 0.0) for n, p in self.parameters.items()}
             slopes = self.law.gradient(values, columns)
@@ -177,11 +200,18 @@ class Fit:
             rows = np.stack([np.broadcast_to(slopes[n], centre.shape) for n in names])
             matrix = np.array(self.covariance["matrix"])
             spread = np.einsum("i...,ij,j...->...", rows, matrix, rows)
-            below = above = critical * np.sqrt(np.maximum(spread, 0.0))
+            below = above = critical * np.sqrt(np.maximum(spread, 0.0)) * scale.slope(centre)
         if new_run:
-            scatter = critical * float(self.metrics["scatter"] or 0.0) * (centre if log else 1.0)
+            scatter = critical * float(self.metrics["scatter"] or 0.0)
+            scatter = scatter * scale.slope(centre) / self.scale.slope(centre)
             below, above = np.hypot(below, scatter), np.hypot(above, scatter)
-        return centre - below, centre + above
+        low, high = scale.back(place - below), scale.back(place + above)
+        if self.options["residual"] == "arcsine":
+            low, high = (
+                np.maximum(low, np.minimum(centre, 0)),
+                np.minimum(high, np.maximum(centre, 1)),
+            )
+        return low, high
 
     def draws(self, size: int = 1000, seed: int = 0) -> dict[str, Array] | None:
         """Values of all parameters, fixed and tied ones included, drawn as the fit is unsure.
@@ -539,7 +569,7 @@ def fit_task(
             },
         },
         options={**options.recorded(), **solved.weighting},
-        warnings=(*_warn(solved, options.cluster), *task.warnings),
+        warnings=(*_warn(solved, options), *task.warnings),
     )
 
 
@@ -548,10 +578,10 @@ def score(
 ) -> dict[str, float | str | None]:
     """The metrics of fitted losses, shape (n,)."""
     y = problem.y
-    r = np.log(fitted / y) if problem.residual == "log" else fitted - y
-    known = "base_loss" in problem.law.inputs
+    r = problem.scale.miss(fitted, y)
+    known = "base_loss" in problem.law.inputs and options.target == "loss"
     slope = None
-    if "tokens" in frame.columns:
+    if "tokens" in frame.columns and options.target == "loss":
         runs, tokens = frame["run"].to_numpy(), frame["tokens"].to_numpy()
         slope = metrics.asd(runs, tokens, y, fitted)
     scores: dict[str, float | str | None] = {
@@ -560,8 +590,8 @@ def score(
         if known
         else None,
         "rmse": metrics.rmse(y, fitted),
-        "mape": metrics.mape(y, fitted),
-        "huber": metrics.mean_huber(r, options.delta),
+        "mape": metrics.mape(y, fitted) if y.min() > 0 else None,
+        "huber": metrics.mean_huber(r, options.delta or options.threshold),
         "asd": slope,
         "asd_unit": metrics.ASD_UNIT,
         "scatter": math.sqrt(float(r @ r) / max(len(r) - len(problem.names), 1)),
@@ -641,7 +671,8 @@ def _sensitivity(
     return moved
 
 
-def _warn(solved: Solved, unit: str) -> list[str]:
+def _warn(solved: Solved, options: Options) -> list[str]:
+    unit, target = options.cluster, options.target
     problem, solution, found = solved.problem, solved.solution, solved.identification
     spread, frame, columns = solved.covariance, solved.frame, solved.columns
     lines = found.warnings
@@ -649,9 +680,10 @@ def _warn(solved: Solved, unit: str) -> list[str]:
         lines.append(
             f"only 1 of {solution.starts} starts reached this objective: others may be lower"
         )
-    if "loss_stderr" in frame.columns and 0 < frame["loss_stderr"].null_count() < frame.height:
-        empty = frame["loss_stderr"].null_count()
-        lines.append(f"loss_stderr is empty in {empty} rows, so it is not used for weights")
+    errors = f"{target}_stderr"
+    if errors in frame.columns and 0 < frame[errors].null_count() < frame.height:
+        empty = frame[errors].null_count()
+        lines.append(f"{errors} is empty in {empty} rows, so it is not used for weights")
     if not solution.converged:
         lines.append("the solver did not converge: the objective may not be at its minimum")
     if spread is None:
@@ -668,12 +700,12 @@ def _warn(solved: Solved, unit: str) -> list[str]:
         if name in found.names:
             continue
         if solution.z[i] <= problem.lower[i]:
-            other = i >= problem.coefficients and problem.law.name not in LAWS
+            other = name in problem.law.powers and problem.law.name not in LAWS
             sign = ": for the other direction, write its power with the other sign" if other else ""
-            lines.append(f"{name} is at its lower bound, {problem.lower[i]:g}{sign}")
+            lines.append(f"{name} is at its lower bound, {problem.law.ranges[name][0]:g}{sign}")
         elif solution.z[i] >= problem.upper[i]:
-            lines.append(f"{name} is at its upper bound, {problem.upper[i]:g}")
-    if "base_loss" in columns:
+            lines.append(f"{name} is at its upper bound, {problem.law.ranges[name][1]:g}")
+    if "base_loss" in columns and target == "loss":
         under = frame.filter(pl.col("loss") < pl.col("base_loss"))
         if under.height:
             runs = under["run"].unique(maintain_order=True).to_list()

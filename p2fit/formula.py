@@ -10,9 +10,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from p2fit.jets import Jet, exp
+from p2fit import jets
+from p2fit.jets import ONE, Jet, exp
 from p2fit.laws import Array, Law, LawError, evaluate, names_in, way
-from p2fit.problem import Derivatives, Index, Problem, Residual
+from p2fit.problem import Derivatives, Index, Problem
+from p2fit.scales import Residual
 
 #: Where searches for a parameter begin whose range and formula say nothing else.
 EXPONENT, SCALE = (0.02, 2.5), (1e-3, 1e3)
@@ -34,7 +36,7 @@ class Formula(Problem):
 
     @cached_property
     def sizes(self) -> Array:
-        return np.concatenate([np.full(self.coefficients, float(self.y.mean())), self.units])
+        return np.concatenate([np.full(self.coefficients, self.typical), self.units])
 
     def rows(self, index: Index | slice) -> Self:
         columns = {x: v[index] for x, v in self.columns.items()}
@@ -49,10 +51,43 @@ class Formula(Problem):
         columns = {x: np.concatenate([v, other.columns[x]]) for x, v in self.columns.items()}
         return replace(super().joined(other), columns=columns)
 
+    @cached_property
+    def known(self) -> Any:
+        """What the columns alone give, for the law's tape."""
+        return self.law.tape.known({x: v[None] for x, v in self.columns.items()})
+
     def loss(self, z: Array) -> Array:
         values = {n: np.reshape(v, (-1, 1)) for n, v in self.natural(z).items()}
-        found = self.law.predict(values, {x: v[None] for x, v in self.columns.items()})
+        with np.errstate(all="ignore"):
+            found = self.law.tape.run(self.known, values, np)
         return np.broadcast_to(found, (len(z), len(self.y)))
+
+    def features(self, theta: Array) -> tuple[Array, Array]:
+        """The loss without coefficients, and what one of each adds to it.
+
+        Args:
+            theta: exponents, as in z, shape (B, exponents).
+
+        Returns:
+            Arrays of shape (B, n) and (B, coefficients, n).
+        """
+        k, n = self.coefficients, len(self.y)
+        with np.errstate(all="ignore"):
+            sizes = np.exp(-self.centre[:, 0] - theta @ self.centre[:, 1:].T)
+            found: dict[str, Any] = {
+                e: (np.exp(v) if log else v)[:, None]
+                for e, v, log in zip(self.law.exponents, theta.T, self.logged)
+            }
+            zero = np.zeros((len(theta), 1))
+            for i, name in enumerate(self.law.coefficients):
+                found[name] = Jet(zero, {i: sizes[:, i, None]})
+            out = self.law.tape.run(self.known, found, jets)
+        each = np.zeros((len(theta), k, n))
+        if not isinstance(out, Jet):
+            return np.broadcast_to(out, (len(theta), n)), each
+        for i, slope in out.first.items():
+            each[:, i] = slope
+        return np.broadcast_to(out.value, (len(theta), n)), each
 
     def derivatives(self, z: Array) -> Derivatives:
         shape = (len(z), *z.shape[1:], len(self.y))
@@ -64,8 +99,9 @@ class Formula(Problem):
         def second(pull: Array) -> Array:
             found = np.zeros((len(z), z.shape[1], z.shape[1]))
             for (i, j), curve in (out.second or {}).items():
-                found[:, i, j] = (pull * curve).sum(axis=1)
-                found[:, j, i] = found[:, i, j]
+                if np.shape(curve) != pull.shape:
+                    curve = np.broadcast_to(curve, pull.shape)
+                found[:, i, j] = found[:, j, i] = np.einsum("bn,bn->b", pull, curve)
             return found
 
         return Derivatives(np.broadcast_to(out.value, (len(z), len(self.y))), jac, second)
@@ -101,7 +137,7 @@ class Formula(Problem):
 
     def _jet(self, z: Array) -> Jet:
         k = self.coefficients
-        variables = [Jet(z[:, i, None], {i: 1.0}, {}) for i in range(z.shape[1])]
+        variables = [Jet(z[:, i, None], {i: ONE}, {}) for i in range(z.shape[1])]
         found: dict[str, Any] = {
             e: exp(v) if log else v
             for e, v, log in zip(self.law.exponents, variables[k:], self.logged)
@@ -111,7 +147,8 @@ class Formula(Problem):
             for theta, slope in zip(variables[k:], self.centre[i, 1:]):
                 shift = theta * -slope + shift if slope else shift
             found[name] = variables[i] * exp(shift)
-        out: Jet = self.law.jet(found, {x: v[None] for x, v in self.columns.items()})
+        with np.errstate(all="ignore"):
+            out: Jet = self.law.tape.run(self.known, found, jets)
         return out
 
 
@@ -159,9 +196,16 @@ def put(
         delta=delta,
         columns=dict(columns),
         spans=spans,
-        units=np.where(shift, np.maximum(np.sqrt(np.abs(low * high)), 1e-300), 1.0),
+        units=np.where(shift, _sizes(low, high), 1.0),
     )
     return replace(problem, centre=_centre(problem, ~shift))
+
+
+def _sizes(low: Array, high: Array) -> Array:
+    """A typical size of what lies between two ends."""
+    ends = np.maximum(np.abs(low), np.abs(high))
+    found: Array = np.where(low * high == 0, 0.5 * ends, np.sqrt(np.abs(low * high)))
+    return np.maximum(found, 1e-300)
 
 
 def _centre(problem: Formula, bent: Array) -> Array:

@@ -129,8 +129,7 @@ def _decompose(problem: Problem, z: Array) -> tuple[Array, Array, Array]:
     for i in range(0, len(problem.y), _CHUNK):
         part = problem.rows(slice(i, i + _CHUNK))
         fitted, jac = part.jacobian(z)
-        if problem.residual == "log":
-            jac = jac / fitted
+        jac = jac * problem.scale.slope(fitted)
         triangles.append(np.linalg.qr((jac * np.sqrt(part.weights)).T, mode="r"))
     triangle = np.concatenate(triangles)
     norms = np.linalg.norm(triangle, axis=0)

@@ -18,6 +18,9 @@ import numpy as np
 
 Pair = tuple[int, int]
 
+#: Derivative of a variable by itself: what it multiplies is not copied.
+ONE: Any = 1.0
+
 
 class Jet:
     """An array and its derivatives by numbered variables; all broadcast together."""
@@ -47,7 +50,8 @@ class Jet:
     __radd__ = __add__
 
     def __neg__(self) -> Jet:
-        return self * -1.0
+        second = None if self.second is None else {ij: -d for ij, d in self.second.items()}
+        return Jet(-self.value, {i: -d for i, d in self.first.items()}, second)
 
     def __sub__(self, other: Any) -> Jet:
         less: Jet = self + -other
@@ -59,21 +63,20 @@ class Jet:
 
     def __mul__(self, other: Any) -> Jet:
         if not isinstance(other, Jet):
-            first = {i: d * other for i, d in self.first.items()}
-            if self.second is None:
-                return Jet(self.value * other, first)
-            second = {ij: d * other for ij, d in self.second.items()}
-            return Jet(self.value * other, first, second)
-        one, two = self * other.value, other * self.value
-        first, curves = _sum(one.first, two.first), _both(one.second, two.second)
-        if curves is None:
+            second = None if self.second is None else _times(self.second, other)
+            return Jet(self.value * other, _times(self.first, other), second)
+        first = _sum(_times(self.first, other.value), _times(other.first, self.value))
+        if self.second is None or other.second is None:
             return Jet(self.value * other.value, first)
-        crossed: dict[Pair, Any] = {}
+        second = _sum(_times(self.second, other.value), _times(other.second, self.value))
         for i, a in self.first.items():
             for j, b in other.first.items():
-                term = a * b if i != j else 2 * a * b
-                crossed = _sum(crossed, {(min(i, j), max(i, j)): term})
-        return Jet(self.value * other.value, first, _sum(curves, crossed))
+                term = b if a is ONE else a if b is ONE else a * b
+                if i == j:
+                    term = 2 * term
+                pair = (i, j) if i <= j else (j, i)
+                second[pair] = second[pair] + term if pair in second else term
+        return Jet(self.value * other.value, first, second)
 
     __rmul__ = __mul__
 
@@ -83,7 +86,8 @@ def divide(a: Any, b: Any) -> Any:
     if not isinstance(b, Jet):
         return a * np.divide(1.0, b) if isinstance(a, Jet) else np.divide(a, b)
     inverse = np.divide(1.0, b.value)
-    return _chain(b, inverse, -(inverse**2), 2 * inverse**3) * a
+    square = inverse * inverse
+    return _chain(b, inverse, -square, 2 * square * inverse) * a
 
 
 def power(a: Any, b: Any) -> Any:
@@ -95,7 +99,7 @@ def power(a: Any, b: Any) -> Any:
         return _chain(a, value, b * below, b * (b - 1) * np.power(a.value, b - 2))
     if isinstance(b, Jet):
         value, size = np.power(a, b.value), np.log(a)
-        return _chain(b, value, value * size, value * size**2)
+        return _chain(b, value, value * size, value * size * size)
     return np.power(a, b)
 
 
@@ -112,21 +116,27 @@ def log(a: Any) -> Any:
     if not isinstance(a, Jet):
         return np.log(a)
     inverse = np.divide(1.0, a.value)
-    return _chain(a, np.log(a.value), inverse, -(inverse**2))
+    return _chain(a, np.log(a.value), inverse, -inverse * inverse)
 
 
 def _chain(inner: Jet, value: Any, slope: Any, curve: Any) -> Jet:
     """A function of a jet, from the function's value and its two derivatives."""
-    first = {i: slope * d for i, d in inner.first.items()}
+    first = _times(inner.first, slope)
     if inner.second is None:
         return Jet(value, first)
-    second = {ij: slope * d for ij, d in inner.second.items()}
-    names = sorted(inner.first)
+    second = _times(inner.second, slope)
+    bent = first if curve is slope else _times(inner.first, curve)
+    names = sorted(first)
     for at, i in enumerate(names):
         for j in names[at:]:
-            term = curve * inner.first[i] * inner.first[j]
+            own = inner.first[j]
+            term = bent[i] if own is ONE else bent[i] * own
             second[i, j] = second[i, j] + term if (i, j) in second else term
     return Jet(value, first, second)
+
+
+def _times(derivatives: Mapping[Any, Any], factor: Any) -> dict[Any, Any]:
+    return {key: factor if d is ONE else d * factor for key, d in derivatives.items()}
 
 
 def _both(a: Mapping[Pair, Any] | None, b: Mapping[Pair, Any] | None) -> Mapping[Pair, Any] | None:

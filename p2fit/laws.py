@@ -157,8 +157,6 @@ class Law:
             LawError: the formula has a fault; the message names it and where it is.
         """
         names = list(dict.fromkeys(n.id for n in names_in(_tree(formula))))
-        if "loss" in names and "loss" in columns:
-            raise LawError("a law predicts the loss: it cannot be an input")
         parameters = tuple(n for n in names if n not in columns)
         inputs = tuple(n for n in names if n in columns)
         if not parameters:
@@ -240,9 +238,10 @@ class Law:
 
     @cached_property
     def monomial(self) -> bool:
-        """Whether the formula is a sum of monomials, with fixed values and ties put in."""
+        """Whether the formula is a sum of monomials, with fixed values and ties put in, whose
+        coefficients are only held to be at least 0."""
         try:
-            return bool(self.terms)
+            return not any(t.coefficient in self.stated for t in self.terms)
         except NotMonomialError:
             return False
 
@@ -256,15 +255,14 @@ class Law:
     @cached_property
     def coefficients(self) -> tuple[str, ...]:
         """Free parameters that scale terms (that the loss is linear in, if it is not a sum of
-        monomials); all are >= 0."""
+        monomials); all are >= 0, and none has a range of its own."""
         if self.monomial:
             used = {t.coefficient for t in self.terms}
             return tuple(p for p in self.free if p in used)
-        signed = {n for n, (low, _) in self.stated.items() if low < 0}
         found: list[int] = []
         for i, name in enumerate(self.free):
             bent = any((min(i, j), max(i, j)) in self._shape.second for j in (*found, i))
-            if not bent and name not in signed:
+            if not bent and name not in self.stated:  # a range is for what is searched
                 found.append(i)
         return tuple(self.free[i] for i in found)
 
@@ -280,6 +278,13 @@ class Law:
                 shifts |= {n.id for n in (node.left, node.right) if isinstance(n, ast.Name)}
         signed = {n for n, (low, _) in self.stated.items() if low <= 0}
         return frozenset(set(self.exponents) - self.powers - shifts - signed)
+
+    @cached_property
+    def tape(self) -> Any:
+        """The formula, with fixed values and ties put in, as a :class:`p2fit.tape.Tape`."""
+        from p2fit.tape import Tape
+
+        return Tape(self.restricted, self.free)
 
     @cached_property
     def _shape(self) -> Any:
@@ -474,11 +479,12 @@ class Law:
             values[n] = own if jet else jets.Jet(np.asarray(own), {i: 1.0}, {})
         return compute(self.restricted, values, jets)
 
-    def latex(self) -> str:
-        """The formula in LaTeX."""
+    def latex(self, target: str = "loss") -> str:
+        """The formula in LaTeX, for what it predicts."""
         # Without pruning there is no "before": N rather than N_0.
         size = "N_0" if "pruning_rate" in self.inputs else "N"
-        return "L = " + _latex(_tree(self.formula), {**_SYMBOLS, "params": size})[0]
+        right = _latex(_tree(self.formula), {**_SYMBOLS, "params": size})[0]
+        return f"{_symbol(target, _SYMBOLS)} = {right}"
 
 
 def compute(expression: ast.expr, values: Mapping[str, Any], functions: Any = np) -> Any:
@@ -787,6 +793,7 @@ def _collect(monomials: list[_Monomial], parameters: set[str]) -> tuple[Term, ..
 # ---------------------------------------------------------------- LaTeX
 
 _SYMBOLS = {
+    "loss": "L",
     "tokens": "D",
     "pruning_rate": r"\rho",
     "base_loss": "L_0",

@@ -1,7 +1,8 @@
 """The least-squares solver: a batched damped Newton from many starts.
 
-Minimises the sum over rows of w_i * h(r_i), where r is ``log(L_hat) - log(L)`` or
-``L_hat - L`` and h is Huber's function (delta applies to r itself, before the weight) or r²/2.
+Minimises the sum over rows of w_i * h(r_i), where r is ``log(L_hat) - log(L)``, or the difference
+on another scale (see :mod:`p2fit.scales`), and h is Huber's function (delta applies to r itself,
+before the weight) or r²/2.
 
 All starts (see :mod:`p2fit.starts`) are improved at once on the true objective with analytic
 derivatives. The damping matrix is that of iteratively re-weighted least squares, which bounds
@@ -38,17 +39,10 @@ _PROJECT_AFTER = 25  # iterations: most starts have converged, the rest creep al
 _BATCH_CELLS = 1 << 19  # problems x terms x rows evaluated at once: bounds the memory
 
 
-def _residuals(problem: Problem, fitted: Array, y: Array) -> tuple[Array, Array]:
-    """Residuals and d(residual)/d(fitted)."""
-    if problem.residual == "log":
-        return np.log(fitted / y), 1.0 / fitted
-    return fitted - y, np.ones_like(fitted)
-
-
 def residuals(problem: Problem, z: Array) -> Array:
-    """Residuals (n,) at one z (p,): fitted minus observed, of the log or of the loss."""
+    """Residuals (n,) at one z (p,): fitted minus observed, on the problem's scale."""
     with np.errstate(all="ignore"):
-        return _residuals(problem, problem.loss(z[None])[0], problem.y)[0]
+        return problem.scale.miss(problem.loss(z[None])[0], problem.y)
 
 
 @dataclass
@@ -109,10 +103,11 @@ def _evaluate(problem: Problem, z: Array, ridge: _Ridge | None, rows: _Rows) -> 
     point = _Point(
         np.zeros(batch), np.zeros((batch, p)), np.zeros((batch, p, p)), np.zeros((batch, p, p))
     )
+    scale = problem.scale
     for chunk in _chunks(problem, batch):
         part = problem if len(problem.y) == chunk.stop - chunk.start else problem.rows(chunk)
         model = part.derivatives(z)
-        r, dr = _residuals(part, model.fitted, rows.y[:, chunk])
+        r, dr = scale.miss(model.fitted, rows.y[:, chunk]), scale.slope(model.fitted)
         w = rows.weights[:, chunk]
         size = np.abs(r)
         clipped = np.minimum(size, part.delta)
@@ -125,7 +120,7 @@ def _evaluate(problem: Problem, z: Array, ridge: _Ridge | None, rows: _Rows) -> 
         point.gradient += np.matmul(jac, psi[:, :, None])[:, :, 0]
         transposed = jac.transpose(0, 2, 1)
         point.bound += np.matmul(jac * irls[:, None, :], transposed)
-        curve = inside - psi if part.residual == "log" else inside
+        curve = scale.curve(inside, psi, model.fitted)
         point.hessian += np.matmul(jac * curve[:, None, :], transposed)
         point.hessian += model.second(psi * dr)
     if ridge is not None:
@@ -338,7 +333,7 @@ def settle(problem: Problem, solution: Solution) -> Solution:
     k = problem.coefficients
     size = np.average(problem.y - problem.offset, weights=problem.weights) / max(k, 1)
     towards = np.where(problem.lower >= 0, RIDGE_EXPONENT, 0.0)
-    towards[:k] = max(size, 1e-3 * float(problem.y.mean()))
+    towards[:k] = max(size, 1e-3 * problem.typical)
     scale = np.ones(len(towards))
     scale[:k] = 10 * towards[:k]  # exponents first: a term at 0 beats an exponent at 0
     rows = _Rows.of(problem, None, None)

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 
 from p2fit.laws import Array, Law, LawError, evaluate
+from p2fit.scales import SCALES, Linear, Residual
 
-Residual = Literal["log", "linear"]
 Index = np.ndarray[Any, np.dtype[np.int64]]
 
 #: Root mean square residual below which a fit is called exact: rounding, not data.
@@ -32,7 +32,7 @@ class Problem:
     law: Law
     """The law, with fixed and tied parameters put in."""
     y: Array
-    """Losses, shape (n,), nats per token."""
+    """What is predicted, shape (n,): losses in nats per token, or another column."""
     weights: Array
     """Row weights, shape (n,)."""
     offset: Array
@@ -44,9 +44,19 @@ class Problem:
     upper: Array
     """Upper bounds of z."""
     residual: Residual
-    """``log`` or ``linear``."""
+    """``log``, ``linear`` or ``arcsine``."""
     delta: float
     """Huber's threshold; inf for squared loss."""
+
+    @property
+    def scale(self) -> Linear:
+        """The scale of the residuals."""
+        return SCALES[self.residual]
+
+    @cached_property
+    def typical(self) -> float:
+        """A typical size of what is predicted."""
+        return float(np.abs(self.y).mean()) or 1.0
 
     @cached_property
     def coefficients(self) -> int:
@@ -71,14 +81,12 @@ class Problem:
     @cached_property
     def sizes(self) -> Array:
         """What one unit of z amounts to: a typical loss for coefficients, 1 for exponents."""
-        typical = float(self.y.mean())
-        return np.concatenate([np.full(self.coefficients, typical), np.ones(self.exponents)])
+        return np.concatenate([np.full(self.coefficients, self.typical), np.ones(self.exponents)])
 
     @cached_property
     def floor(self) -> float:
         """Objective of residuals that are mere rounding."""
-        size = 1.0 if self.residual == "log" else float(self.y.mean())
-        return float(self.weights.sum()) * (EXACT * size) ** 2
+        return float(self.weights.sum()) * (EXACT * self.scale.typical(self.y)) ** 2
 
     def rows(self, index: Index | slice) -> Self:
         """The same problem (and the same centre) on some of the rows."""
@@ -314,7 +322,7 @@ def build(
     Args:
         law: the law, restricted as wished.
         columns: every input of the law, each of shape (n,).
-        y: losses, shape (n,), > 0.
+        y: what is predicted, shape (n,); > 0 for log residuals.
         weights: row weights, shape (n,), >= 0.
         known: whether to add the terms without parameters.
         start: where searches begin, for parameters of a law that is not a sum of monomials.

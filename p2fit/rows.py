@@ -15,11 +15,15 @@ from p2fit.control import drift_warning, subtracted
 from p2fit.curves import REQUIRED, Curves, from_frame, read_curves
 from p2fit.identify import join
 from p2fit.laws import LAWS, Law, LawError, get_law
+from p2fit.scales import SCALES, Linear, Residual
 
 Source = Curves | str | Path | BinaryIO | pl.DataFrame | Mapping[str, Any]
 
 #: Columns that a law of post-training after pruning never pools silently.
 GROUPS = ("family", "method")
+
+#: Huber's threshold where none is given. Of a share it is the error of counting 2500 answers.
+DELTAS = {"log": 1e-3, "linear": 1e-3, "arcsine": 0.02}
 
 
 class FitError(ValueError):
@@ -36,6 +40,9 @@ class Options:
 
     columns: Mapping[str, str] = field(default_factory=dict)
     """Column -> its name in the file, e.g. ``{"loss": "loss_pile"}``."""
+    target: str = "loss"
+    """The column that the law predicts. With another than the loss, rows where it is empty are
+    left out, and a law must be given."""
     where: str | None = None
     """Rows to use, e.g. ``"kept == 1"`` (SQL)."""
     by: Sequence[str] | None = None
@@ -53,15 +60,19 @@ class Options:
     start: Mapping[str, float] = field(default_factory=dict)
     """Where the search for parameters begins, in a law that is not a sum of monomials; all over
     their ranges by default."""
-    residual: Literal["log", "linear"] = "log"
-    """Of the log of the loss, or of the loss in nats per token."""
+    residual: Residual | None = None
+    """Of the log of the target, of the target itself (``linear``), or of the angle 2 arcsin √p of
+    a share p (``arcsine``). None: ``log`` for the loss; for another column ``arcsine`` where all
+    its values lie in [0, 1], else ``log`` where all are above 0, else ``linear``."""
     loss: Literal["huber", "squared"] = "huber"
     """What is summed over the residuals."""
-    delta: float = 1e-3
-    """Huber's threshold, of the residual before weights."""
+    delta: float | None = None
+    """Huber's threshold, of the residual before weights; None: 0.02 for ``arcsine``, 1e-3 of the
+    mean size of another target than the loss for ``linear``, else 1e-3."""
     weights: Literal["rows", "runs", "stderr"] | None = None
-    """All rows equal, each run equal, or 1/(s² + τ²) with s from loss_stderr and τ estimated;
-    None: ``stderr`` where that column is filled, else ``rows``."""
+    """All rows equal, each run equal, or 1/(s² + τ²) with s from loss_stderr (``accuracy_stderr``
+    for a target ``accuracy``) and τ estimated; None: ``stderr`` where that column is filled, else
+    ``rows``."""
     cluster: str = "run"
     """Column whose values are independent of each other."""
     min_tokens: float = 0.0
@@ -82,7 +93,7 @@ class Options:
 
     def __post_init__(self) -> None:
         for name, allowed in (
-            ("residual", ("log", "linear")),
+            ("residual", (None, *SCALES)),
             ("loss", ("huber", "squared")),
             ("weights", (None, "rows", "runs", "stderr")),
             ("resample", (None, "wild", "runs")),
@@ -91,7 +102,11 @@ class Options:
                 shown = " or ".join(str(a) for a in allowed if a is not None)
                 raise FitError(f"{name} is {getattr(self, name)!r}: use {shown}")
         for name, good, what in (
-            ("delta", 1e-12 <= self.delta < math.inf, "a number from 1e-12 up"),
+            (
+                "delta",
+                self.delta is None or 1e-12 <= self.delta < math.inf,
+                "a number from 1e-12 up",
+            ),
             ("seed", self.seed >= 0, "a whole number from 0 up"),
             (
                 "bootstrap",
@@ -107,6 +122,36 @@ class Options:
             raise FitError(f"by is {self.by!r}: give a list of columns")
         if self.pool and self.by:
             raise FitError("by and pool contradict each other: give one")
+
+    @property
+    def scale(self) -> Linear:
+        """The scale of the residuals."""
+        return SCALES[self.residual or "log"]
+
+    @property
+    def threshold(self) -> float:
+        """Huber's threshold; infinite for squared loss."""
+        return math.inf if self.loss == "squared" else self.delta or DELTAS[self.residual or "log"]
+
+    def settled(self, frame: pl.DataFrame) -> Options:
+        """With the residual and its threshold that a table calls for, where none was given.
+
+        Raises:
+            FitError: the target has values that the residual is not for.
+        """
+        kind, name = self.residual, self.target
+        low, high = (float(frame[name].min()), float(frame[name].max()))  # type: ignore[arg-type]
+        if kind is None:
+            share = name != "loss" and low >= 0 and high <= 1
+            kind = "arcsine" if share else "log" if low > 0 else "linear"
+        if (kind == "log" and low <= 0) or (kind == "arcsine" and not 0 <= low <= high <= 1):
+            wants = "values above 0" if kind == "log" else "shares in [0, 1]"
+            raise FitError(
+                f"{kind} residuals are for {wants}; {name} goes from {low:g} to {high:g}"
+            )
+        plain = kind == "linear" and name != "loss"
+        size = float(frame[name].abs().mean()) if plain else 1.0  # type: ignore[arg-type]
+        return replace(self, residual=kind, delta=self.delta or DELTAS[kind] * (size or 1.0))
 
     def recorded(self) -> dict[str, Any]:
         """What a saved fit says of its making; the rest stands elsewhere in it."""
@@ -156,7 +201,8 @@ def tasks(source: Source, law: str | Law | None = None, **options: Any) -> list[
     if unknown:
         raise FitError(f"no option is called {unknown[0]}; see p2fit.Options")
     asked = Options(**options)
-    curves, chosen, why = open_curves(source, law, asked.columns)
+    curves, chosen, why = open_curves(source, law, asked.columns, asked.target)
+    asked = asked.settled(curves.frame)
     chosen = chosen.restrict(asked.fix, asked.tie) if asked.fix or asked.tie else chosen
     chosen = chosen.within(asked.ranges)
     if chosen.monomial and asked.start:
@@ -238,9 +284,10 @@ def choose_law(columns: Collection[str]) -> tuple[Law, str]:
     return law, why
 
 
-def needs(law: Law) -> tuple[str, ...]:
+def needs(law: Law, target: str = "loss") -> tuple[str, ...]:
     """Columns that a file must have for a law: a user's own needs what its formula names."""
     base = REQUIRED if law.name in LAWS else ("run", "loss")
+    base = tuple(target if name == "loss" else name for name in base)
     return tuple(dict.fromkeys((*base, *law.inputs)))
 
 
@@ -249,8 +296,8 @@ def servable(columns: Collection[str]) -> list[str]:
     return [name for name, law in LAWS.items() if set(needs(law)) <= available(columns)]
 
 
-def _lacks(law: Law, columns: Collection[str]) -> str:
-    missing = [n for n in needs(law) if n not in available(columns)]
+def _lacks(law: Law, columns: Collection[str], target: str = "loss") -> str:
+    missing = [n for n in needs(law, target) if n not in available(columns)]
     can = servable(columns)
     serves = f"this file can serve {', '.join(can)}" if can else "this file can serve no law here"
     return (
@@ -263,8 +310,11 @@ def open_curves(
     source: Source,
     law: str | Law | None = None,
     columns: Mapping[str, str] | None = None,
+    target: str = "loss",
 ) -> tuple[Curves, Law, str]:
     """Read curves and settle on a law: the curves, the law, and why that one.
+
+    The loss must be there in every row; another target may be empty in some.
 
     Raises:
         CurvesError: faults in the file.
@@ -273,17 +323,28 @@ def open_curves(
     """
     if isinstance(source, str) and source == "-":
         source = Stdin()
-    curves = read(source, columns, needs=("run", "loss"))
+    sparse = target != "loss"
+    curves = read(source, columns, needs=("run",) if sparse else ("run", "loss"))
     names = curves.frame.columns
     why = ""
-    if law is None:
-        chosen, why = choose_law(names)
-    else:
+    if law is not None:
         chosen = get_law(law, names)
-    wanted = needs(chosen)
+    elif sparse:
+        raise FitError(f"a law for {target} must be given: no law here is chosen by the columns")
+    else:
+        chosen, why = choose_law(names)
+    if target in chosen.inputs:
+        raise LawError(f"a law predicts the {target}: it cannot be an input")
+    wanted = needs(chosen, target)
     if not set(wanted) <= available(names):
-        raise FitError(f"{curves.source}: {_lacks(chosen, names)}")
+        raise FitError(f"{curves.source}: {_lacks(chosen, names, target)}")
     schema = curves.frame.schema
+    if sparse:
+        wanted = tuple(n for n in wanted if n != target)
+        if schema[target] != pl.Float64:  # read again for the lines of what is no number
+            read(source, columns, needs=(target,))
+        if curves.frame[target].null_count() == curves.frame.height:
+            raise FitError(f"{curves.source}: {target} is empty in every row")
     usable = all(n in schema and not curves.frame[n].null_count() for n in wanted)
     if not usable or any(schema[n] != pl.Float64 for n in chosen.inputs):
         # Read again with the law's own needs: it names the lines of what is missing.
@@ -387,6 +448,8 @@ def select(frame: pl.DataFrame, law: Law, options: Options) -> Rows:
     """
     rows = Rows(frame)
     names = frame.columns
+    if options.target != "loss":
+        rows.keep(pl.col(options.target).is_not_null(), f"{options.target} is empty")
     if options.where:
         rows.keep(where_expression(options.where, rows.frame), f"{options.where} does not hold")
     if "tokens" in law.inputs:

@@ -162,6 +162,9 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
     yield "law", f"{fit.law.name}: {fit.law.formula}"
     if fit.law.name == "custom":
         yield "", f"columns: {', '.join(fit.law.inputs) or 'none'}; all other names are parameters"
+    if fit.target != "loss":
+        known = "all of it in [0, 1]: taken for a share" if options["residual"] == "arcsine" else ""
+        yield "predicts", f"{fit.target}{', ' if known else ''}{known}"
     if data["chosen"]:
         yield "", f"chosen because {data['chosen']}"
     rows = f"{data['used']} of {data['rows']} rows, {data['runs']} run{'s' * (data['runs'] != 1)}"
@@ -181,7 +184,8 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
         yield "", "every run has the same weight"
     elif options["weights"] == "stderr":
         tau = number(options["tau"])
-        yield "", f"weights 1/(s² + τ²), s from loss_stderr, τ = {tau} of the {options['residual']}"
+        s = f"s from {fit.target}_stderr"
+        yield "", f"weights 1/(s² + τ²), {s}, τ = {tau} of the {options['residual']}"
     tried, agreed = fit.starts["tried"], fit.starts["agreed"]
     yield "objective", f"{number(fit.objective)} (sum), {agreed} of {tried} starts agree"
     scores = []
@@ -190,7 +194,8 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
     elif m["r2"] is not None:
         scores.append(f"R² {number(m['r2'])}")  # type: ignore[arg-type]
     scores.append(f"RMSE {number(m['rmse'])}")  # type: ignore[arg-type]
-    scores.append(f"MAPE {100 * float(m['mape'] or 0):.3g} %")
+    if m["mape"] is not None:
+        scores.append(f"MAPE {100 * float(m['mape']):.3g} %")
     yield "fit", ", ".join(scores)
     scores = [f"mean Huber {number(m['huber'])}"]  # type: ignore[arg-type]
     if m["asd"] is not None:

@@ -16,7 +16,7 @@ import polars as pl
 
 from p2fit.curves import from_frame
 from p2fit.identify import join
-from p2fit.laws import LAWS, Array, Law, get_law
+from p2fit.laws import LAWS, Array, Law, LawError, get_law
 from p2fit.points import table
 from p2fit.rows import FitError, Source, needs, read
 
@@ -54,6 +54,8 @@ def simulate(
     if not (0 <= noise < math.inf and 0 <= correlation <= 1 and seed >= 0):
         raise FitError("noise and seed are from 0 up, a correlation is in [0, 1]")
     chosen = _law(law, parameters, design)
+    if "loss" in chosen.inputs:
+        raise LawError("a law predicts the loss: it cannot be an input")
     unknown = [n for n in parameters if n not in chosen.parameters]
     missing = tuple(n for n in chosen.parameters if n not in parameters)
     if unknown or missing:

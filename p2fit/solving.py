@@ -69,21 +69,23 @@ def _solve(task: Task) -> Solved:
     labels = frame[unit].cast(pl.String).to_numpy()
     clusters = np.concatenate([[0], np.cumsum(labels[1:] != labels[:-1])])
     columns = {x: frame[x].to_numpy() for x in law.inputs}
-    y = frame["loss"].to_numpy()
-    delta = options.delta if options.loss == "huber" else math.inf
+    y = frame[options.target].to_numpy()
     problem = build(
         law,
         columns,
         y,
         np.ones(len(y)),
-        residual=options.residual,
-        delta=delta,
+        residual=options.residual or "log",
+        delta=options.threshold,
         start=options.start,
     )
     problem, weighting = _weigh(problem, frame, options)
     solution = solve(problem, seed=options.seed)
-    if not (math.isfinite(solution.value) and np.all(problem.loss(solution.z[None]) > 0)):
-        raise LawError("with these signs and fixed values the law gives no loss above 0")
+    positive = options.target == "loss" or options.residual == "log"
+    whole = not positive or np.all(problem.loss(solution.z[None]) > 0)
+    if not (math.isfinite(solution.value) and whole):
+        above = f"{options.target} above 0" if positive else options.target
+        raise LawError(f"with these signs and fixed values the law gives no {above}")
     found = identify(problem, solution.z, columns)
     flat = _flat(problem, solution)
     if found.undetermined or flat:
@@ -112,10 +114,12 @@ def _weigh(
     problem: Problem, frame: pl.DataFrame, options: Options
 ) -> tuple[Problem, dict[str, Any]]:
     """Row weights, of mean 1, and how they were made."""
-    kind = options.weights
-    filled = "loss_stderr" in frame.columns and not frame["loss_stderr"].null_count()
+    kind, errors = options.weights, f"{options.target}_stderr"
+    filled = errors in frame.columns and not frame[errors].null_count()
+    if filled and frame[errors].dtype != pl.Float64:
+        raise LawError(f"{errors} is not a number in every row")
     if kind == "stderr" and not filled:
-        raise LawError("weights by stderr need a loss_stderr column without empty cells")
+        raise LawError(f"weights by stderr need a {errors} column without empty cells")
     if kind is None:
         kind = "stderr" if filled else "rows"
     if kind == "rows":
@@ -123,11 +127,9 @@ def _weigh(
     if kind == "runs":
         w = 1.0 / frame.select(pl.len().over("run")).to_series().to_numpy().astype(float)
         return replace(problem, weights=w / w.mean()), {"weights": kind}
-    s = frame["loss_stderr"].to_numpy()
-    if problem.residual == "log":
-        s = s / problem.y
+    s = frame[errors].to_numpy() * problem.scale.slope(problem.y)
     if not np.all(s > 0):
-        raise LawError("a loss_stderr of 0 gives its row all the weight: leave it out")
+        raise LawError(f"{errors} of 0 or less gives its row all the weight: leave it out")
     # Weights need the residuals and those the weights: a few rounds settle it.
     z, tau = solve(problem, seed=options.seed).z, 0.0
     for _ in range(5):

@@ -71,13 +71,8 @@ def _scattered(problem: Formula, robust: Array | None, count: int, seed: int) ->
     theta = problem.spread(place)
     values, coefficients = np.empty(len(theta)), np.zeros((len(theta), k))
     for block in np.array_split(np.arange(len(theta)), max(1, len(theta) // 64)):
-        # The loss is linear in the coefficients: one at a time, and none.
-        unit = np.concatenate([np.eye(k), np.zeros((1, k))])
-        each = np.repeat(theta[block], k + 1, axis=0)
-        z = np.concatenate([np.tile(unit, (len(block), 1)), each], axis=1)
-        values_at = problem.loss(z).reshape(len(block), k + 1, -1)
-        target = (problem.y - values_at[:, k]) * weight
-        features = (values_at[:, :k] - values_at[:, k:]) * weight
+        rest, features = problem.features(theta[block])
+        target, features = (problem.y - rest) * weight, features * weight
         gram = features @ features.transpose(0, 2, 1)
         right = np.matmul(features, target[:, :, None])[:, :, 0]
         usable = np.all(np.isfinite(gram), axis=(1, 2)) & np.all(np.isfinite(target), axis=1)
@@ -99,9 +94,10 @@ def _scattered(problem: Formula, robust: Array | None, count: int, seed: int) ->
 
 
 def _root_weight(problem: Problem, robust: Array | None) -> Array:
-    """Square roots of the weights of residuals in nats, near the optimum."""
+    """Square roots of the weights of plain differences, near the optimum."""
     weight = np.sqrt(problem.weights if robust is None else problem.weights * robust)
-    return weight / problem.y if problem.residual == "log" else weight
+    found: Array = weight * problem.scale.slope(problem.y)
+    return found
 
 
 def _grid(problem: Monomials) -> list[Array]:

@@ -75,9 +75,13 @@ class Covariance:
                 return error, None, None
             if problem.logged[index - k]:
                 value, reach = float(np.exp(z[index])), self.critical * error
-                far = reach >= math.log(FAR)
-                ends = (None, None) if far else (value * math.exp(-reach), value * math.exp(reach))
-                return value * error, *ends
+                if reach >= math.log(FAR):
+                    return value * error, None, None
+                return (
+                    value * error,
+                    math.exp(low) if low > problem.lower[index] else None,
+                    math.exp(high) if high < problem.upper[index] else None,
+                )
             return (
                 error,
                 float(low) if low > problem.lower[index] else None,
@@ -186,9 +190,7 @@ def _blocks(n: int) -> list[slice]:
 
 def _residual(problem: Problem, z: Array) -> tuple[Array, Array]:
     fitted, jac = problem.jacobian(z)
-    if problem.residual == "log":
-        return np.log(fitted / problem.y), jac / fitted
-    return fitted - problem.y, jac
+    return problem.scale.miss(fitted, problem.y), jac * problem.scale.slope(fitted)
 
 
 def _bandwidth(r: Array) -> float:

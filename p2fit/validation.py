@@ -63,11 +63,12 @@ class Score:
     rows: int
     """Points scored."""
     rmse: float
-    """Root mean square error, nats per token."""
-    mape: float
-    """Mean absolute error as a share of the loss."""
+    """Root mean square error, nats per token (or in the unit of another target)."""
+    mape: float | None
+    """Mean absolute error as a share of the loss; None where another target is 0 or less."""
     asd: float | None
-    """Average slope difference, nats per billion tokens; None without two points of one run."""
+    """Average slope difference, nats per billion tokens; None without two points of one run, and
+    for another target than the loss."""
     r2: float | None
     """R² of the loss; None where the law has base_loss (and where nothing varies)."""
     r2_excess: float | None
@@ -88,8 +89,10 @@ class Points:
     """Whether the point was held out, or fitted."""
     columns: Mapping[str, Array]
     """The law's inputs, and tokens."""
+    target: str
+    """What is predicted: ``loss``, in nats per token, or another column."""
     loss: Array
-    """Observed, nats per token."""
+    """Observed values of it."""
     predicted: Array
     """By the fit that did not see the point; NaN where that fit does not determine it."""
     interval: tuple[Array, Array]
@@ -105,7 +108,7 @@ class Points:
             {
                 "run": self.run[i],
                 **{x: _null(v[i]) for x, v in self.columns.items()},
-                "loss": float(self.loss[i]),
+                self.target: float(self.loss[i]),
                 "predicted": _null(self.predicted[i]),
                 "interval": _pair(self.interval, i),
                 "range": _pair(self.range, i),
@@ -364,7 +367,8 @@ def _held(task: Task, holdout: str, plan: _Plan, tick: Callable[[], None]) -> Va
         run=frame["run"].to_list(),
         held_out=np.zeros(n, bool),
         columns={x: frame[x].to_numpy() for x in dict.fromkeys(names)},
-        loss=frame["loss"].to_numpy(),
+        target=task.options.target,
+        loss=frame[task.options.target].to_numpy(),
         predicted=np.full(n, np.nan),
         interval=(np.full(n, np.nan), np.full(n, np.nan)),
         range=(np.full(n, np.nan), np.full(n, np.nan)),
@@ -474,8 +478,8 @@ def _along(part: Task, points: Points, held: Index) -> dict[str, Array]:
         own = fitted.get((name,))
         if own is None:
             continue
-        last[mine] = own["loss"][-1]
-        if own.height >= _POWER_ROWS:
+        last[mine] = own[part.options.target][-1]
+        if own.height >= _POWER_ROWS and part.options.target == "loss":
             solved = solve_task(replace(part, law=law, frame=own, options=options))
             values = solved.problem.natural(solved.solution.z)
             power[mine] = law.predict(values, {"tokens": points.columns["tokens"][held[mine]]})
@@ -489,8 +493,8 @@ def _across(law: Law, points: Points, kept: Index, held: Index) -> dict[str, Arr
     size trained for several token counts) form curves too. Where a curve does not reach the
     tokens in question its end counts, and is as much further away in log tokens.
     """
-    base = points.columns.get("base_loss", np.zeros(len(points.loss)))
-    base = base if "base_loss" in law.inputs else np.zeros(len(points.loss))
+    above = "base_loss" in law.inputs and points.target == "loss"
+    base = points.columns["base_loss"] if above else np.zeros(len(points.loss))
     value = points.loss - base
     # log1p, as a law without tokens may have a row at 0.
     tokens = points.columns.get("tokens")
@@ -558,11 +562,11 @@ def _score(law: Law, points: Points, rows: Index) -> Score | None:
     if not len(rows):
         return None
     loss, predicted = points.loss[rows], points.predicted[rows]
-    known = "base_loss" in law.inputs
+    known = "base_loss" in law.inputs and points.target == "loss"
     base = points.columns["base_loss"][rows] if known else np.zeros(len(rows))
     r2 = metrics.r_squared(loss - base, predicted - base)
     asd = None
-    if "tokens" in points.columns:
+    if "tokens" in points.columns and points.target == "loss":
         runs = np.asarray(points.run)[rows]
         asd = metrics.asd(runs, points.columns["tokens"][rows], loss, predicted)
     low, high = (end[rows] for end in points.interval)
@@ -571,7 +575,7 @@ def _score(law: Law, points: Points, rows: Index) -> Score | None:
     return Score(
         rows=len(rows),
         rmse=metrics.rmse(loss, predicted),
-        mape=metrics.mape(loss, predicted),
+        mape=metrics.mape(loss, predicted) if loss.min() > 0 else None,
         asd=asd,
         r2=None if known else r2,
         r2_excess=r2 if known else None,
@@ -657,6 +661,8 @@ def _facts(v: Validation) -> list[tuple[str, str]]:
     if v.points is None:
         return facts
     facts.append(("law", f"{v.law.name}: {v.law.formula}"))
+    if v.points.target != "loss":
+        facts.append(("predicts", v.points.target))
     least = "at least " if len(v.fits) > 1 else ""
     runs = f"{len(v.runs)} run{'s' * (len(v.runs) != 1)}"
     rows = f"{least}{v.fitted} rows fitted, {v.held_out} held out, of {runs}"
@@ -664,7 +670,9 @@ def _facts(v: Validation) -> list[tuple[str, str]]:
     if v.score is None:
         return [*facts, ("predicted", "a range for each point, and no score")]
     s = v.score
-    scores = [f"RMSE {number(s.rmse)}", f"MAPE {100 * s.mape:.3g} %"]
+    scores = [f"RMSE {number(s.rmse)}"]
+    if s.mape is not None:
+        scores.append(f"MAPE {100 * s.mape:.3g} %")
     if s.asd is not None:
         scores.append(f"ASD {number(s.asd)} {metrics.ASD_UNIT}")
     facts.append(("predicted", ", ".join(scores)))
@@ -698,7 +706,7 @@ def _table(v: Validation) -> Any:
 
     from p2fit.show import number
 
-    known = "base_loss" in v.law.inputs
+    known = any(s is not None and s.r2_excess is not None for s in v.runs.values())
     baselines = [] if v.score is None else [k.baseline for k in v.score.skills]
     # Worst first where not all are shown, else in the order of the curves.
     runs = list(v.runs.items())
@@ -724,7 +732,7 @@ def _table(v: Validation) -> Any:
             cells[title] = [number(_null(values[i])) for i in at]
     column("rows", lambda s: str(s.rows))
     column("RMSE", lambda s: number(s.rmse, 3))
-    column("MAPE", lambda s: f"{number(100 * s.mape, 3)} %")
+    column("MAPE", lambda s: "—" if s.mape is None else f"{number(100 * s.mape, 3)} %")
     column("ASD", lambda s: number(s.asd, 3))
     column("R² L−L₀" if known else "R²", lambda s: number(s.r2_excess if known else s.r2, 3))
     column("in 95 %", lambda s: "—" if s.coverage is None else f"{100 * s.coverage:.0f} %")

@@ -54,6 +54,35 @@ def test_jets_carry_the_derivatives(formula: str, values: list[float], at: float
             )
 
 
+@pytest.mark.parametrize("name", [n for n, law in LAWS.items() if not law.monomial])
+@given(st.integers(0, 100))
+@settings(max_examples=5, deadline=None)
+def test_the_tape_of_a_formula_is_the_formula(name: str, seed: int) -> None:
+    law, rng = LAWS[name], np.random.default_rng(seed)
+    columns = {x: rng.uniform(0.1, 0.9, (1, 4)) for x in law.inputs}
+    columns |= {"unique_tokens": columns["tokens"] / 3} if "unique_tokens" in columns else {}
+    parameters = {n: rng.uniform(0.2, 1.5, (3, 1)) for n in law.free}
+    known = law.tape.known(columns)
+    value = law.tape.run(known, parameters, np)
+    assert value == pytest.approx(law.predict(parameters, columns), rel=1e-12)
+    variables = {n: jets.Jet(v, {i: jets.ONE}, {}) for i, (n, v) in enumerate(parameters.items())}
+    found, expected = law.tape.run(known, variables, jets), law.jet(parameters, columns)
+    assert found.value == pytest.approx(expected.value, rel=1e-12)
+    for mine, other in ((found.first, expected.first), (found.second, expected.second)):
+        assert set(mine) == set(other)
+        for key, own in mine.items():
+            whole = np.broadcast_to(other[key], (3, 4))
+            assert np.broadcast_to(own, (3, 4)) == pytest.approx(whole, rel=1e-9, abs=1e-12)
+
+
+def test_a_power_of_0_is_what_it_is() -> None:
+    law = Law.parse("E + A*params^alpha/(1 + B*tokens)", columns=["params", "tokens"])
+    columns = {"params": np.array([[0.0, 2.0]]), "tokens": np.array([[1.0, 1.0]])}
+    at = {"E": 1.0, "A": 2.0, "alpha": 0.0, "B": 1.0}
+    found = law.tape.run(law.tape.known(columns), at, np)
+    assert found.tolist() == [[2.0, 2.0]]
+
+
 def test_what_the_shape_makes_zero_is_not_carried() -> None:
     law = Law.parse("E + A/params^alpha + B/tokens^beta")
     found = law.jet(dict.fromkeys(law.free, 0.5), {"params": 2.0, "tokens": 3.0})
@@ -265,6 +294,23 @@ def test_both_paths_agree_on_chinchilla(chinchilla: pl.DataFrame, loss: str) -> 
         assert general.parameters[name].interval == pytest.approx(one.interval, rel=2e-3)
     there = {"params": 1e11, "tokens": 1e12}
     assert general.interval(there) == pytest.approx(plain.interval(there), rel=1e-4)
+
+
+def test_a_coefficient_with_a_range_stays_in_it(chinchilla: pl.DataFrame) -> None:
+    """A wide one changes nothing, a narrow one holds it at its end; both whatever the unit is."""
+    rows = chinchilla.filter(pl.col("kept") == 1)
+    plain = p2fit.fit(rows, "chinchilla")
+    wide = p2fit.fit(rows, "chinchilla", ranges={"A": (100, 2000)})
+    assert wide.objective == pytest.approx(plain.objective, rel=1e-8)
+    assert wide.parameters["A"].interval == pytest.approx(plain.parameters["A"].interval, rel=1e-2)
+    narrow = p2fit.fit(rows, "chinchilla", ranges={"A": (100, 200)})
+    held = p2fit.fit(rows, "chinchilla", fix={"A": 200})
+    assert narrow.parameters["A"].estimate == pytest.approx(200)
+    assert narrow.parameters["A"].at_bound
+    assert narrow.objective == pytest.approx(held.objective, rel=1e-8)
+    assert "A is at its upper bound, 200" in narrow.warnings
+    signed = p2fit.fit(rows, "chinchilla", ranges={"E": (-5, 5)})
+    assert signed.objective == pytest.approx(plain.objective, rel=1e-8)
 
 
 def test_a_factor_outside_its_unit_is_found(chinchilla: pl.DataFrame) -> None:

@@ -32,7 +32,7 @@ def test_it_is_what_the_fit_says(pruned: p2fit.Fit) -> None:
     tokens = [1e8, 1e9, 1e11]
     found = p2fit.predict(pruned, {**POINT, "tokens": tokens})
     at = {**POINT, "tokens": np.array(tokens)}
-    assert found.loss == pytest.approx(pruned.predict(at))
+    assert found.predicted == pytest.approx(pruned.predict(at))
     assert found.interval is not None
     assert found.new_run is not None
     assert np.array_equal(found.interval, pruned.interval(at) or ())
@@ -65,7 +65,7 @@ def test_undetermined_directions_are_flagged(pruned_llama3: pl.DataFrame) -> Non
 
 def test_a_rate_of_0_is_the_base_model(pruned: p2fit.Fit) -> None:
     found = p2fit.predict(pruned, {**POINT, "pruning_rate": 0})
-    assert found.loss[0] == 2.6
+    assert found.predicted[0] == 2.6
     assert found.interval is not None
     assert found.interval[0][0] == found.interval[1][0] == 2.6
     assert found.to_dict()["points"][0]["decades_outside"]["pruning_rate"] is None
@@ -84,7 +84,7 @@ def test_points_keep_their_order_and_their_other_columns(dense: p2fit.Fit, tmp_p
     file.write_text("name,tokens,params\nb,2e11,1e9\na,1e10,8e9\n")
     found = p2fit.predict(dense, file)
     assert found.frame["name"].to_list() == ["b", "a"]
-    assert found.loss[1] == pytest.approx(dense.predict({"params": 8e9, "tokens": 1e10}))
+    assert found.predicted[1] == pytest.approx(dense.predict({"params": 8e9, "tokens": 1e10}))
 
 
 @pytest.mark.parametrize(

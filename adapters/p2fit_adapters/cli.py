@@ -332,8 +332,8 @@ def pretrain(sparsities: tuple[float, ...], out: str, as_json: bool, **options: 
 
     One run for each sparsity. The rows go to OUT/curves.csv, with the parameters active on the way
     and their mean, what made them to OUT/curves.meta.json. Killed or stopped, the same command goes
-    on where it was. Rows before the end of a run that decays are not comparable with its end: p2fit fits
-    those with final = 1.
+    on where it was. Rows before the end of a run that decays are not comparable with its end: p2fit
+    fits those with final = 1.
 
     \b
     Examples:

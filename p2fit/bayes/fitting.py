@@ -68,7 +68,9 @@ def fit_bayes(
     names = {f.name for f in fields(BayesOptions)}
     own = BayesOptions(**{k: v for k, v in options.items() if k in names})
     rest = {k: v for k, v in options.items() if k not in names}
-    if rest.get("residual", "log") != "log":
+    if rest.get("target", "loss") != "loss":
+        raise FitError("the Bayesian backends model the loss: fit another target by least squares")
+    if rest.get("residual") not in (None, "log"):
         raise FitError("the Bayesian backends model the log of the loss: leave residual at log")
     if rest.get("weights") == "runs":
         raise FitError("weights of runs have no meaning here: runs have offsets of their own")

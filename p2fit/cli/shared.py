@@ -275,6 +275,13 @@ ROWS_AND_FIT = (
     ),
     column_option,
     click.option(
+        "--target",
+        default="loss",
+        show_default=True,
+        metavar="COLUMN",
+        help="The column that the law predicts, e.g. accuracy; needs --law.",
+    ),
+    click.option(
         "--where", metavar="SQL", help="Rows to use, e.g. \"kept == 1 and method = 'depth'\"."
     ),
     click.option(
@@ -322,10 +329,10 @@ ROWS_AND_FIT = (
     ),
     click.option(
         "--residual",
-        type=click.Choice(["log", "linear"]),
-        default="log",
-        show_default=True,
-        help="Of the log of the loss, or of the loss in nats.",
+        type=click.Choice(["log", "linear", "arcsine"]),
+        help="Of the log of the target, of the target itself, or of the angle of a share. By "
+        "default log for the loss; for another column arcsine where all of it is in [0, 1], else "
+        "log, or linear where it is not above 0.",
     ),
     click.option(
         "--loss",
@@ -337,9 +344,9 @@ ROWS_AND_FIT = (
     click.option(
         "--delta",
         type=Count(),
-        default=1e-3,
-        show_default=True,
-        help="Huber's threshold; it applies to the residual before weights.",
+        help="Huber's threshold, of the residual before weights; by default 0.02 for arcsine "
+        "residuals, 0.001 of the mean size of another target than the loss for linear ones, else "
+        "0.001.",
     ),
     click.option(
         "--weights",

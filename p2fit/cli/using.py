@@ -39,6 +39,13 @@ def _crossed(given: dict[str, list[float]], law: Law, extra: tuple[str, ...] = (
 @saved_fit
 @inputs()
 @click.option(
+    "--through",
+    metavar="FIRST.JSON",
+    type=click.Path(dir_okay=False),
+    help="A fit that predicts an input of this one, as the loss in a law of accuracy: the points "
+    "are then its inputs.",
+)
+@click.option(
     "--at",
     metavar="POINTS.CSV",
     type=click.Path(dir_okay=False),
@@ -55,6 +62,7 @@ def _crossed(given: dict[str, list[float]], law: Law, extra: tuple[str, ...] = (
 def predict(
     fits: list[Fit],
     inputs: dict[str, list[float]],
+    through: str | None,
     at: str | None,
     as_json: bool,
     output: str | None,
@@ -69,15 +77,26 @@ def predict(
     Examples:
       p2fit predict fit.json --params 8B --pruning-rate 0.3 --base-loss 2.05 --tokens 1B..100B
       p2fit predict fit.json --at points.csv -o predicted.csv
+      p2fit predict accuracy.json --through loss.json --params 7B --tokens 1T,10T
     """
+    from p2fit.fit import load
     from p2fit.points import table
     from p2fit.prediction import predict as predict_points
+    from p2fit.rows import FitError
 
     if (at is None) == (not inputs):
         raise click.UsageError("give the law's inputs by options, or a file by --at")
-    found = [
-        predict_points(f, table(at, f.law.inputs) if at else _crossed(inputs, f.law)) for f in fits
-    ]
+    first = None if through is None else load(through)
+    if isinstance(first, list):
+        raise FitError(f"{through}: {len(first)} fits: a prediction goes through one")
+    found = []
+    for f in fits:
+        law, own = f.law, f.law.inputs
+        if first is not None:
+            law, own = first.law, tuple(x for x in own if x != first.target)
+        wanted = dict.fromkeys([*law.inputs, *own])
+        points = table(at, wanted) if at else _crossed(inputs, law, own)
+        found.append(predict_points(f, points, through=first))
     if output is not None:
         import polars as pl
 

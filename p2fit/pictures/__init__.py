@@ -68,6 +68,8 @@ def plot(
         from p2fit.pictures.draws import draw_draws
 
         return draw_draws(fit)
+    if kind in ("contours", "saturation", "compute"):
+        fit.of_loss(f"a picture of kind {kind}")
     task = fit.task(curves)
     if kind == "profile":
         from p2fit.profiles import profile_task

@@ -13,6 +13,7 @@ from p2fit.pictures.style import (
     COLOURS,
     FAINT,
     INK,
+    label,
     panels,
     set_scale,
     set_values,
@@ -76,7 +77,7 @@ def draw_validation(validations: Sequence[Validation]) -> Figure:
     figure.legend(kinds.values(), kinds, loc="outside upper center", ncols=abreast)
     if all(runs for _, _, runs in drawn):
         figure.supxlabel("tokens", fontsize="medium")
-        figure.supylabel("loss, nats per token", fontsize="medium")
+        figure.supylabel(label(found[0].points.target), fontsize="medium")  # type: ignore[union-attr]
     return figure
 
 
@@ -95,21 +96,21 @@ def _validated_curve(axis: Axes, points: Points, rows: Any) -> dict[str, Any]:
     """One run: what was seen and predicted along its tokens."""
     tokens, loss, held = points.columns["tokens"][rows], points.loss[rows], points.held_out[rows]
     kinds: dict[str, Any] = {}
-    for label, ends, style in (
+    for word, ends, style in (
         ("95 % interval", points.interval, {"color": BAND}),
         ("range of equally good fits", points.range, {"color": COLOURS[4], "alpha": 0.5}),
     ):
         low, high = ends[0][rows], ends[1][rows]
         if np.isfinite(low).any():
-            kinds[label] = axis.fill_between(tokens, low, high, linewidth=0, **style)
+            kinds[word] = axis.fill_between(tokens, low, high, linewidth=0, **style)
     if np.isfinite(points.predicted[rows]).any():
         kinds["predicted"] = axis.plot(tokens, points.predicted[rows], color=INK, lw=1)[0]
-    for label, some, marker, colour in (
+    for word, some, marker, colour in (
         ("fitted", ~held, "o", COLOURS[0]),
         ("held out", held, "^", COLOURS[1]),
     ):
         if some.any():
-            kinds[label] = axis.plot(
+            kinds[word] = axis.plot(
                 tokens[some], loss[some], marker, color=colour, ms=3.5, mew=0, ls="none"
             )[0]
     set_scale(axis, "x", "tokens", float(tokens.min()), float(tokens.max()))
@@ -121,20 +122,20 @@ def _validated_points(axis: Axes, points: Points) -> dict[str, Any]:
     """Predicted against observed loss."""
     held = points.held_out
     kinds: dict[str, Any] = {}
-    for label, ends, colour in (
+    for word, ends, colour in (
         ("95 % interval", points.interval, BAND),
         ("range of equally good fits", points.range, COLOURS[4]),
     ):
         low, high = ends[0][held], ends[1][held]
         if np.isfinite(low).any():
-            kinds[label] = axis.vlines(points.loss[held], low, high, lw=1, color=colour)
-    for label, some, marker, colour in (
+            kinds[word] = axis.vlines(points.loss[held], low, high, lw=1, color=colour)
+    for word, some, marker, colour in (
         ("fitted", ~held, "o", COLOURS[0]),
         ("held out", held, "^", COLOURS[1]),
     ):
         rows = some & np.isfinite(points.predicted)
         if rows.any():
-            kinds[label] = axis.plot(
+            kinds[word] = axis.plot(
                 points.loss[rows],
                 points.predicted[rows],
                 marker,
@@ -145,8 +146,8 @@ def _validated_points(axis: Axes, points: Points) -> dict[str, Any]:
             )[0]
     first = (points.loss[0], points.loss[0])
     kinds["predicted = observed"] = axis.axline(first, slope=1, color=INK, lw=1, zorder=0)
-    axis.set_xlabel("observed loss")
-    axis.set_ylabel("predicted loss")
+    axis.set_xlabel(f"observed {points.target}")
+    axis.set_ylabel(f"predicted {points.target}")
     return kinds
 
 

@@ -59,7 +59,7 @@ def draw_curves(fit: Fit, frame: pl.DataFrame) -> Figure:
         axis.set_xlabel("")
     share_scale(axes)
     figure.supxlabel(label(x), fontsize="medium")
-    figure.supylabel(label("loss"), fontsize="medium")
+    figure.supylabel(label(fit.target), fontsize="medium")
     if len(drawn) < len(parts):
         note(axes[0], f"{len(drawn)} of {len(parts)} panels shown", (0, 1.12))
     if steps is None:
@@ -142,11 +142,12 @@ def _curves(
     grid = np.geomspace(low, end, _STEPS) if log else np.linspace(low, end, _STEPS)
     runs = frame.group_by("run").agg(pl.col([i for i in inputs if i != x]).n_unique())
     moving = any(runs[i].max() > 1 for i in runs.columns[1:])  # type: ignore[operator]
-    heights, words = [frame["loss"].to_numpy()], {}
+    heights, words = [frame[fit.target].to_numpy()], {}
     for part in np.unique(group):
         own = frame.filter(pl.Series(group == part))
         tint = steps.colours[part] if steps else COLOURS[0]
-        words[steps.words[part] if steps else "rows"] = _scatter(axis, own[x], own["loss"], tint)
+        word, observed = steps.words[part] if steps else "rows", own[fit.target]
+        words[word] = _scatter(axis, own[x], observed, tint)
         first, last = _ends(own, x)
         if steps is not None:
             away = (own[steps.name] - steps.middles[part]).abs()
@@ -166,7 +167,7 @@ def _curves(
         axis.set_xlim(low / margin if log else low - margin, end)
     values = np.concatenate(heights)
     values = values[np.isfinite(values)]
-    if "base_loss" in inputs and frame["base_loss"].n_unique() == 1:
+    if fit.target == "loss" and "base_loss" in inputs and frame["base_loss"].n_unique() == 1:
         base = float(frame["base_loss"][0])
         kinds["base model"] = axis.axhline(base, color=INK, lw=0.8, ls=":", zorder=1)
         values = np.append(values, base)
@@ -197,9 +198,9 @@ def _ends(frame: pl.DataFrame, x: str) -> tuple[float, float]:
 @styled()
 def draw_observed(fit: Fit, frame: pl.DataFrame) -> Figure:
     """Observed against predicted loss; of the loss above the base model's, where the law has it."""
-    above = "base_loss" in fit.law.inputs
+    above = "base_loss" in fit.law.inputs and fit.target == "loss"
     base = frame["base_loss"].to_numpy() if above else np.zeros(frame.height)
-    observed = frame["loss"].to_numpy() - base
+    observed = frame[fit.target].to_numpy() - base
     predicted = fit.predict(_columns(fit, frame)) - base
     figure, (axis,) = panels(1, size=(4.6, 4.2))
     colour = _coloured(fit, frame)
@@ -220,9 +221,9 @@ def draw_observed(fit: Fit, frame: pl.DataFrame) -> Figure:
         [low - pad, high + pad], [low - pad, high + pad], color=INK, lw=0.9, zorder=1
     )[0]
     axis.set(xlim=(low - pad, high + pad), ylim=(low - pad, high + pad), aspect="equal")
-    what = "loss − base loss" if above else "loss"
-    axis.set_xlabel(f"predicted {what}, nats per token")
-    axis.set_ylabel(f"observed {what}, nats per token")
+    what = "loss − base loss, nats per token" if above else label(fit.target)
+    axis.set_xlabel(f"predicted {what}")
+    axis.set_ylabel(f"observed {what}")
     _name_worst(axis, frame["run"].to_list(), predicted, observed, high)
     legend(figure, kinds, words, colour and label(colour))
     return figure
@@ -232,7 +233,7 @@ def draw_observed(fit: Fit, frame: pl.DataFrame) -> Figure:
 def draw_residuals(fit: Fit, frame: pl.DataFrame) -> Figure:
     """What the law misses against each input that varies: a trend is a fault of the law."""
     columns = _columns(fit, frame)
-    predicted, observed = fit.predict(columns), frame["loss"].to_numpy()
+    predicted, observed = fit.predict(columns), frame[fit.target].to_numpy()
     log = fit.options["residual"] == "log"
     miss = 100 * (observed / predicted - 1) if log else observed - predicted
     inputs = [i for i in fit.law.inputs if i != "base_loss" and frame[i].n_unique() > 1]
@@ -243,8 +244,9 @@ def draw_residuals(fit: Fit, frame: pl.DataFrame) -> Figure:
     size = float(np.quantile(np.abs(miss), 0.98)) * 1.25 or 1.0
     inside = np.clip(miss, -size, size)
     out = np.abs(miss) > size
-    for axis, name in zip(axes, [*inputs, "predicted loss"]):
-        x = predicted if name == "predicted loss" else frame[name].to_numpy()
+    last = f"predicted {fit.target}"
+    for axis, name in zip(axes, [*inputs, last]):
+        x = predicted if name == last else frame[name].to_numpy()
         set_scale(axis, "x", name, float(x.min()), float(x.max()))
         axis.axhline(0, color=INK, lw=0.8, zorder=1)
         kinds["rows"] = _scatter(axis, x, inside, COLOURS[0])
@@ -258,7 +260,8 @@ def draw_residuals(fit: Fit, frame: pl.DataFrame) -> Figure:
                 0
             ]
         axis.set_ylim(-1.08 * size, 1.08 * size)
-    unit = "% of the predicted loss" if log else "nats per token"
+    unit = "nats per token" if fit.target == "loss" else f"of {fit.target}"
+    unit = f"% of the predicted {fit.target}" if log else unit
     figure.supylabel(f"observed − predicted, {unit}", fontsize="medium")
     legend(figure, kinds)
     return figure

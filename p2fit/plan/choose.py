@@ -125,6 +125,7 @@ def plan_choose(
     """
     every = [fits] if isinstance(fits, Fit) else list(fits)
     for fit in every:
+        fit.of_loss("a choice of the model to prune")
         unknown = tuple(x for x in fit.law.inputs if x not in _INPUTS)
         if "pruning_rate" not in fit.law.inputs or "params" not in fit.law.inputs or unknown:
             raise FitError(

@@ -184,6 +184,7 @@ def plan_compute(
             is out of its range.
         LawError: a parameter has no finite value.
     """
+    fit.of_loss("a plan of compute")
     law = fit.law
     size = next((x for x in _SIZES if x in law.inputs), None)
     budgets = np.array(sorted(flops), float)

@@ -135,6 +135,7 @@ def plan_next(
     Raises:
         CurvesError, FitError: what is wrong with the request, or the fit has no intervals.
     """
+    fit.of_loss("a plan of runs")
     law = fit.law
     draws = fit.draws()
     if draws is None:

@@ -169,6 +169,7 @@ def plan_tokens(
         CurvesError, FitError: what is wrong with the request.
         LawError: a parameter has no finite value.
     """
+    fit.of_loss("a plan of tokens")
     law = fit.law
     if "tokens" not in law.inputs:
         raise FitError(f"{law.name} does not read tokens: there are none to plan")

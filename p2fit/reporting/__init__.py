@@ -111,6 +111,8 @@ def report(
             source = Stdin()
         curves = curves or source
         fits = fit_each(source, law, **options)
+    for fit in fits:
+        fit.of_loss("a report")
     steps = itertools.count(1)
 
     def tick() -> None:

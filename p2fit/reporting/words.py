@@ -15,7 +15,7 @@ from p2fit.identify import join
 from p2fit.laws import LAWS
 from p2fit.pictures.plans import settled
 from p2fit.pictures.style import count, label, shown
-from p2fit.rows import Options, Task
+from p2fit.rows import DELTAS, Options, Task
 
 if TYPE_CHECKING:
     from p2fit.comparison import Comparison, Difference
@@ -496,6 +496,7 @@ def command(fit: Fit) -> str:
     if fit.group:
         asked += ["--by", ",".join(fit.group)]
     plain = {f.name: f.default for f in fields(Options)}
+    plain |= {"residual": "log", "delta": DELTAS[fit.options["residual"]]}
     skip = {"columns", "by", "pool", "fix", "tie", "ranges", "start"}
     for name, usual in plain.items():
         value = fit.options.get(name, usual)
