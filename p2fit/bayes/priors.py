@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from p2fit import laws
-from p2fit.laws import Array, Law, LawError
+from p2fit.laws import Array, Law
 from p2fit.rows import FitError
 
 _KINDS = {
@@ -124,16 +124,11 @@ def stated(law: Law) -> dict[str, Prior]:
     """Priors with 95 % of their mass in the ranges that are stated for parameters.
 
     Ranges that are those of any exponent, or without end, say nothing.
-
-    Raises:
-        LawError: a range that lets a coefficient be below 0.
     """
     found = {}
     for name, (low, high) in law.stated.items():
         if (low, high) in (laws.ONE_SIGN, laws.EITHER_SIGN) or name not in law.free:
             continue
-        if low < 0 and name in law.coefficients:
-            raise LawError(f"{name} cannot be below 0 in a posterior: it is the size of a term")
         if not math.isfinite(high - low):
             continue
         if low > 0:
