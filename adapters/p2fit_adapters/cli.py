@@ -438,16 +438,13 @@ def sweep(
         outcomes = [run_one(found, index, report)]
     else:
         outcomes = run_sweep(found, jobs=jobs, ray=ray, report=report)
-    if as_json:
-        print_json([asdict(outcome) for outcome in outcomes])
-    else:
-        for outcome in outcomes:
-            what = outcome.error if outcome.loss is None else f"loss {outcome.loss:.4f}"
-            click.echo(f"{outcome.label}: {outcome.status}, {what}")
-        for kind in dict.fromkeys(job.kind for job in found.jobs):
-            click.echo(f"{out}/{kind}/curves.csv")
-    if any(outcome.status != "done" for outcome in outcomes):
-        sys.exit(2)
+    kinds = dict.fromkeys(job.kind for job in found.jobs)
+    _print(outcomes, _line, [f"{out}/{kind}/curves.csv" for kind in kinds], as_json)
+
+
+def _line(outcome: Any) -> str:
+    what = outcome.error if outcome.loss is None else f"loss {outcome.loss:.4f}"
+    return f"{outcome.label}: {outcome.status}, {what}"
 
 
 def _show_plan(found: Any, jobs: int, as_json: bool) -> None:
@@ -485,14 +482,22 @@ def _report() -> Any:
 
 
 def _tell(results: Any, describe: Callable[[Any], str], out: str, as_json: bool) -> None:
-    if as_json:
-        print_json([asdict(result) for result in results])
-    else:
-        for result in results:
-            loss = "no loss" if result.loss is None else f"loss {result.loss:.4f}"
-            click.echo(f"{result.run}: {result.status}, {describe(result)}, {loss}")
-        click.echo(f"{out}/curves.csv")
-    if any(result.status != "done" for result in results):
+    def line(result: Any) -> str:
+        loss = "no loss" if result.loss is None else f"loss {result.loss:.4f}"
+        return f"{result.run}: {result.status}, {describe(result)}, {loss}"
+
+    _print(results, line, [f"{out}/curves.csv"], as_json)
+
+
+def _print(found: Any, line: Callable[[Any], str], files: list[str], as_json: bool) -> None:
+    from p2fit_adapters.progress import is_first
+
+    if is_first():  # of several processes that make a run together
+        if as_json:
+            print_json([asdict(one) for one in found])
+        else:
+            click.echo("\n".join([*map(line, found), *files]))
+    if any(one.status != "done" for one in found):
         sys.exit(2)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from p2fit_adapters import curves
 from p2fit_adapters.errors import RunError
@@ -132,6 +133,9 @@ class _PostTraining(Run[PostTrained]):
         revision = getattr(model.config, "_commit_hash", None)
         with self.accelerator.autocast():
             pruned = prune(model, settings.pruning, windows, training.batch_size)
+        if self.accelerator.num_processes > 1:  # what goes may hang on the last bit: one decides
+            for tensor in (*pruned.model.parameters(), *pruned.masks.kept.values()):
+                torch.distributed.broadcast(tensor.data.view(torch.uint8), 0)
         del model  # its weights, where pruning has made new ones
         loss = float(base.mean())
         if settings.pruning.method != "none":

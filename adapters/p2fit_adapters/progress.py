@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +33,21 @@ class Quiet:
     def run(self, name: str, trainer: Trainer) -> Iterator[Callable[[float], None]]:
         """Around a run; what it yields is called with the training loss of each step."""
         yield lambda _: None
+
+
+def processes() -> int:
+    """How many a launcher such as torchrun began, to make each run together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Whether this is the first of them, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def of_first(report: Quiet | None) -> Quiet:
+    """The report of the first process; the others say nothing."""
+    return report if report is not None and is_first() else Quiet()
 
 
 class Lines(Quiet):

@@ -18,7 +18,7 @@ from transformers.utils import logging
 
 from p2fit_adapters import checkpoints, curves
 from p2fit_adapters.errors import RunError
-from p2fit_adapters.progress import Quiet
+from p2fit_adapters.progress import Quiet, of_first
 from p2fit_adapters.text import Text, TextSource, prepare
 from p2fit_adapters.training import Trainer, Training, accelerator
 
@@ -85,7 +85,7 @@ class Run(ABC, Generic[Ended]):
         self.settings, self.out = settings, Path(out)
         self.folder = self.out / settings.name
         self.training = settings.training
-        self.report = report or Quiet()
+        self.report = of_first(report)
 
     # What a kind of run has to say.
 
@@ -130,8 +130,6 @@ class Run(ABC, Generic[Ended]):
                 self._same_settings(meta)
                 return self._ended(meta)
             self.accelerator = accelerator(self.training, self.folder)
-            if not self.is_main:
-                self.report = Quiet()
             with curves.locked(self.folder) if self.is_main else nullcontext():
                 self._same_kind()
                 self.accelerator.wait_for_everyone()
@@ -362,6 +360,10 @@ def _plain_errors(settings: Settings) -> Iterator[None]:
             "on from its last checkpoint)"
         ) from None
     except (OSError, RuntimeError) as error:
+        if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
+            raise RunError(
+                f"{settings.name}: another process of this run has ended: see what it says"
+            ) from None
         if not isinstance(error, OSError) and "PytorchStreamWriter" not in str(error):
             raise
         why = str(error).splitlines()[0]

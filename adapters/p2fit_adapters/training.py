@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +19,7 @@ from p2fit_adapters.models import from_config
 from p2fit_adapters.pruning.masks import Masks
 from p2fit_adapters.text import Text
 
+_LAUNCHED = ("DEEPSPEED", "FSDP", "MEGATRON_LM")
 SMALLEST_TOKENS = 1000  # the data format takes counts between 0 and this for a slip of the unit
 
 
@@ -122,12 +126,13 @@ class Training:
 
 
 def accelerator(training: Training, folder: Path) -> Any:
-    """Device and number format of a run, and its tracker.
+    """Device and number format of a run, its tracker, and the processes that share it.
 
     Raises:
-        RunError: there is no such device or tracker.
+        RunError: there is no such device or tracker, or the launcher asks for what is not done
     """
-    from accelerate import Accelerator
+    from accelerate import Accelerator, InitProcessGroupKwargs
+    from accelerate.state import AcceleratorState, PartialState
     from accelerate.tracking import filter_trackers
 
     gpu = torch.cuda.is_available() and training.device != "cpu"
@@ -139,11 +144,40 @@ def accelerator(training: Training, folder: Path) -> Any:
             raise RunError(f"tracker {training.track}: its package is not installed")
     except ValueError as error:
         raise RunError(str(error)) from None
-    return Accelerator(
-        cpu=training.device == "cpu",
+    if PartialState._shared_state and PartialState().num_processes == 1:
+        # Accelerate keeps the device and the format of the first run of a process.
+        AcceleratorState._reset_state(reset_partial_state=True)
+    sharding = _sharding()
+    held = Accelerator(
+        # A launcher's processes would not find each other on a CPU that is not asked for.
+        cpu=training.device == "cpu" or not torch.accelerator.is_available(),
         mixed_precision="bf16" if bf16 else "no",
+        fsdp_plugin=sharding,
+        # Others wait while one tokenizes; of one that is gone the launcher tells.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
         log_with=training.track,
         project_dir=folder,
+    )
+    if sharding:
+        held.state.fsdp_plugin = sharding  # which layers are wrapped is said by each model
+    return held
+
+
+def _sharding() -> Any:
+    """What the launcher says of FSDP, with the numbers of one process; None without FSDP."""
+    asked = {n for n in _LAUNCHED if os.environ.get(f"ACCELERATE_USE_{n}", "").lower() == "true"}
+    if asked - {"FSDP"}:
+        raise RunError(f"{asked.pop()} cannot keep masks: launch with DDP, or FSDP of version 2")
+    if not asked:
+        return None
+    if os.environ.get("FSDP_VERSION") != "2":
+        raise RunError("FSDP of version 1 cannot keep masks: launch with --fsdp_version 2")
+    from accelerate import FullyShardedDataParallelPlugin
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    # Each process prunes the whole model, and autocast decides what is computed in bf16.
+    return FullyShardedDataParallelPlugin(
+        cpu_ram_efficient_loading=False, mixed_precision_policy=MixedPrecisionPolicy()
     )
 
 
@@ -216,8 +250,6 @@ class Trainer:
         return float(self.accelerator.reduce(total, "mean"))
 
     def _synchronized(self, last: bool) -> Any:
-        from contextlib import nullcontext
-
         return nullcontext() if last else self.accelerator.no_sync(self.model)
 
     def evaluate(self) -> float:
@@ -228,6 +260,7 @@ class Trainer:
     def save(self, folder: Path) -> None:
         """Write all that a later process needs to go on from here."""
         self.accelerator.save_state(str(folder), safe_serialization=False)
+        self._forget_step_before_first()
         if self.accelerator.is_main_process:
             self.plain_model.config.save_pretrained(folder)
             self.masks.save(folder / "masks.safetensors")
@@ -235,15 +268,30 @@ class Trainer:
 
     @classmethod
     def load(cls, accelerator: Any, folder: Path, text: Text, training: Training) -> Trainer:
-        """Go on from what :meth:`save` wrote."""
+        """Go on from what :meth:`save` wrote.
+
+        Raises:
+            RunError: that was sharded and this process is not, or the other way round.
+        """
         from transformers import AutoConfig
 
+        sharded = any(folder.glob("pytorch_model_fsdp*"))
+        if sharded != accelerator.is_fsdp2:
+            how = "with" if sharded else "without"
+            raise RunError(f"{folder}: was written {how} FSDP: launch the run as it was begun")
         model = from_config(AutoConfig.from_pretrained(folder))
         masks = Masks.load(folder / "masks.safetensors")
         trainer = cls(accelerator, model, masks, text, training)
         accelerator.load_state(str(folder))
         trainer.step = int((folder / "step").read_text())
+        trainer._forget_step_before_first()
         return trainer
+
+    def _forget_step_before_first(self) -> None:
+        """To save or load a sharded optimizer that has no state yet, torch gives it one by a step
+        without gradients, which it would count among its own."""
+        if self.step == 0:
+            self.optimizer.state.clear()
 
 
 @torch.no_grad()

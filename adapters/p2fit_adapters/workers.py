@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
+from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 import torch
 
 from p2fit_adapters.errors import RunError
-from p2fit_adapters.progress import Quiet
+from p2fit_adapters.progress import Quiet, of_first, processes
 from p2fit_adapters.running import Result
 from p2fit_adapters.sweep import Job, Sweep
+
+PRELOADED = [__name__, "accelerate", "transformers.modeling_utils"]  # what takes seconds to import
+RETRIES = 5  # of a run on Ray whose worker died
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,14 @@ def run_sweep(
         ray: address of a Ray cluster, which runs them instead; ``local`` starts one here. Its
             machines must see the same folders. A worker that dies is replaced.
         report: is told of progress and warnings.
+
+    Raises:
+        RunError: there is no such cluster, or a launcher began this in several processes, which
+            make one run after the other together; then also, in place of an outcome, as a run.
     """
-    report = report or Quiet()
+    report = of_first(report)
+    if processes() > 1 and (ray is not None or jobs > 1):
+        raise RunError("several processes make each run together: leave out --jobs and --ray")
     if ray is not None:
         return _drive(sweep, _Ray(sweep, ray), report)
     if jobs > 1:
@@ -78,6 +87,8 @@ def _outcome(job: Job, run: Callable[[], Result]) -> Outcome:
     try:
         result = run()
     except RunError as error:
+        if processes() > 1:  # the others may be waiting in this run
+            raise
         return Outcome(job.label, "failed", error=str(error))
     return Outcome(job.label, result.status, result.loss)
 
@@ -154,12 +165,19 @@ class _Here(_Workers):
         return [(job, _outcome(job, lambda: job.run(self.report)))]
 
 
-def _begin(threads: int, devices: Any) -> None:
-    """In a new process: its threads, its GPU, and an end when its parent ends, however."""
-    device = devices.get()
+def _devices(count: int) -> list[str | None]:
+    """A GPU for each of so many runs, as CUDA calls it; None where there is none."""
+    gpus = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = named.split(",") if named else [str(i) for i in range(gpus)]
+    return [names[i % gpus] if gpus else None for i in range(count)]
+
+
+def _child(job: Job, threads: int, device: str | None, tell: connection.Connection) -> None:
+    """A run in a new process, which ends when its parent ends, however."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and ends this
     if device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(device)
-    torch.set_num_threads(threads)
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
     parent = parent_process()
     assert parent is not None
 
@@ -168,72 +186,97 @@ def _begin(threads: int, devices: Any) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _work(job: Job) -> Outcome:
-    return _outcome(job, job.run)
+    with fixed_threads(threads):
+        tell.send(_outcome(job, job.run))
 
 
 class _Processes(_Workers):
+    """In processes of their own."""
+
     def __init__(self, sweep: Sweep, room: int) -> None:
-        context = get_context("spawn")
-        devices = context.Queue()
-        count = torch.cuda.device_count()
-        for i in range(room):
-            devices.put(i % count if count else None)
-        self.room = room
-        self.pool = ProcessPoolExecutor(room, context, _begin, (sweep.threads, devices))
-        self.futures: dict[Future[Outcome], Job] = {}
+        # Forked from one process that has imported all and done nothing.
+        self.context = get_context("forkserver")
+        self.context.set_forkserver_preload(PRELOADED)
+        self.room, self.threads = room, sweep.threads
+        self.devices = _devices(room)
+        self.going: dict[Any, tuple[Job, ForkServerProcess, str | None]] = {}
 
     def submit(self, job: Job) -> None:
-        self.futures[self.pool.submit(_work, job)] = job
+        device = self.devices.pop()
+        ours, theirs = self.context.Pipe(duplex=False)
+        process = self.context.Process(target=_child, args=(job, self.threads, device, theirs))
+        process.start()
+        theirs.close()
+        self.going[ours] = (job, process, device)
 
     def ended(self) -> Sequence[tuple[Job, Outcome]]:
-        done, _ = wait(self.futures, return_when=FIRST_COMPLETED)
+        return [self._ended(told) for told in connection.wait(list(self.going))]
+
+    def _ended(self, told: Any) -> tuple[Job, Outcome]:
+        job, process, device = self.going.pop(told)
+        self.devices.append(device)
         try:
-            return [(self.futures.pop(future), future.result()) for future in done]
-        except BrokenProcessPool:
-            raise RunError(
-                "a worker was killed (did the machine run out of memory?): repeat the command to "
-                "go on, with fewer --jobs perhaps"
-            ) from None
+            return job, told.recv()
+        except EOFError:
+            process.join()
+            why = f"its process ended with exit code {process.exitcode}"
+            if process.exitcode == -signal.SIGKILL:
+                why = "its process was killed: did the machine run out of memory?"
+            return job, Outcome(job.label, "failed", error=why)
+        finally:
+            told.close()
+            process.join()
 
     def close(self) -> None:
-        self.pool.shutdown(cancel_futures=True)
+        for _, process, _ in self.going.values():
+            process.terminate()
+            process.join()
+
+
+def _on_ray(job: Job, threads: int, folder: str) -> Outcome:
+    os.chdir(folder)
+    with fixed_threads(threads):
+        return _outcome(job, job.run)
 
 
 class _Ray(_Workers):
+    """On a Ray cluster, which puts them where there is room."""
+
     def __init__(self, sweep: Sweep, address: str) -> None:
         try:
             import ray
         except ImportError:
             raise RunError("--ray needs: pip install 'p2fit-adapters[ray]'") from None
         self.ray = ray
-        where = None if address == "local" else address
         try:
-            ray.init(where, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+            ray.init(address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise RunError(f"--ray {address}: {str(error).splitlines()[0]}") from None
-        resources = ray.cluster_resources()
-        gpus = 1 if resources.get("GPU", 0) >= 1 else 0
-        threads, folder = sweep.threads, os.getcwd()
-
-        def work(job: Job) -> Outcome:
-            os.chdir(folder)
-            with fixed_threads(threads):
-                return _work(job)
-
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if all(machine.get("CPU", 0) < sweep.threads for machine in machines):
+            ray.shutdown()
+            raise RunError(f"--ray {address}: no machine has {sweep.threads} CPUs, as threads says")
+        gpus = 1 if any(machine.get("GPU", 0) >= 1 for machine in machines) else 0
         # A run whose worker died goes on from its checkpoint, wherever it is taken up.
-        self.work = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=-1)(work)
+        self.work = ray.remote(num_cpus=sweep.threads, num_gpus=gpus, max_retries=RETRIES)(_on_ray)
+        self.arguments = (sweep.threads, os.getcwd())
         self.room = len(sweep.jobs)
         self.tasks: dict[Any, Job] = {}
 
     def submit(self, job: Job) -> None:
-        self.tasks[self.work.remote(job)] = job
+        self.tasks[self.work.remote(job, *self.arguments)] = job
 
     def ended(self) -> Sequence[tuple[Job, Outcome]]:
         done, _ = self.ray.wait(list(self.tasks))
-        return [(self.tasks.pop(task), self.ray.get(task)) for task in done]
+        return [self._ended(task) for task in done]
+
+    def _ended(self, task: Any) -> tuple[Job, Outcome]:
+        job = self.tasks.pop(task)
+        try:
+            return job, self.ray.get(task)
+        except self.ray.exceptions.RayError as error:
+            why = getattr(error, "cause", None) or str(error).splitlines()[0]
+            return job, Outcome(job.label, "failed", error=str(why))
 
     def close(self) -> None:
         self.ray.shutdown()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -15,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import children
 import polars as pl
 import pytest
 import torch
@@ -84,11 +84,8 @@ def _child(settings: PostTraining, out: str, steps: int | None, delay: float) ->
 
 
 def _run(settings: PostTraining, out: Path, steps: int | None = None, delay: float = 0) -> int:
-    """Exit code of a run in a process of its own, forked from one that has imported torch."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["p2fit_adapters.post_training", "transformers"])
-    process = context.Process(target=_child, args=(settings, str(out), steps, delay))
-    process.start()
+    """Exit code of a run in a process of its own."""
+    process = children.start(_child, settings, str(out), steps, delay)
     process.join()
     assert process.exitcode is not None
     return process.exitcode

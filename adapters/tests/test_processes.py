@@ -1,0 +1,165 @@
+"""One run shared by several processes gives the curve that one process gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import children
+import polars as pl
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from p2fit_adapters import (
+    PostTraining,
+    Pretraining,
+    Pruning,
+    RunError,
+    Sparsity,
+    TextSource,
+    Training,
+    post_train,
+    pretrain,
+)
+from p2fit_adapters import curves as curves_module
+from p2fit_adapters.training import Trainer, accelerator
+
+KINDS = ("post-train", "pretrain")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerate() -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def settings(kind: str, model: str, words: Path) -> Any:
+    """A masked run; 17 windows to evaluate are three passes of one process, two of the other."""
+    text = TextSource(str(words), seq_len=32, eval_tokens=17 * 32)
+    training = Training(
+        tokens=10_240, evals=4, batch_tokens=512, batch_size=4, lr=3e-3, checkpoint_minutes=0
+    )
+    if kind == "post-train":
+        pruning = Pruning("2:4", calibration_windows=16)
+        return PostTraining(model, text, pruning, training, save_model=True)
+    sparsity = Sparsity(0.5, start=0.1, end=0.8, events=6)
+    return Pretraining(model, text, sparsity=sparsity, training=training, save_model=True)
+
+
+def go(run: Any, out: str, killed: int | None = None) -> None:
+    """A run; the second process is killed before this step, counted from 1, if any."""
+    advance, done = Trainer.advance, []
+
+    def counted(self: Trainer) -> float:
+        done.append(1)
+        if len(done) == killed and os.environ.get("RANK") == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return advance(self)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Trainer, "advance", counted)
+        (post_train if isinstance(run, PostTraining) else pretrain)(run, out)
+
+
+@pytest.fixture(scope="module")
+def alone(
+    models: dict[str, str], words: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Kind → folder of a run of one process."""
+    folders = {}
+    for kind in KINDS:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        run = settings(kind, models["qwen2" if kind == "pretrain" else "llama"], words)
+        folders[kind] = tmp_path_factory.mktemp(kind)
+        go(run, str(folders[kind]))
+    return folders
+
+
+@pytest.mark.parametrize("launcher", ["ddp", "fsdp"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_give_the_curve_of_one_killed_or_not(
+    models: dict[str, str],
+    words: Path,
+    tmp_path: Path,
+    alone: dict[str, Path],
+    kind: str,
+    launcher: str,
+) -> None:
+    """With 2:4 masks, and with masks that grow; in fp32 on a CPU."""
+    run = settings(kind, models["qwen2" if kind == "pretrain" else "llama"], words)
+    assert -signal.SIGKILL in children.launch(launcher, go, run, str(tmp_path), 12)
+    if launcher == "fsdp":
+        with pytest.raises(RunError, match="was written with FSDP: launch the run as it was"):
+            go(run, str(tmp_path))
+    assert children.launch(launcher, go, run, str(tmp_path)) == {0}
+    expected, found = (pl.read_csv(f / "curves.csv") for f in (alone[kind], tmp_path))
+    assert found["loss"].to_list() == pytest.approx(expected["loss"].to_list(), rel=1e-5)
+    assert found.drop("loss").equals(expected.drop("loss"))
+    (meta,) = json.loads((tmp_path / "curves.meta.json").read_text())["runs"].values()
+    assert (meta["status"], meta["processes"]) == ("done", 2)
+    assert not (tmp_path / run.name / "checkpoints").exists()
+
+    from transformers import AutoModelForCausalLM
+
+    whole, shared = (
+        dict(AutoModelForCausalLM.from_pretrained(f / run.name / "model").named_parameters())
+        for f in (alone[kind], tmp_path)
+    )
+    assert whole.keys() == shared.keys()
+    for name, weight in whole.items():
+        torch.testing.assert_close(shared[name], weight, rtol=1e-3, atol=1e-4)
+    zeros = [(name, shared[name] == 0) for name in shared if name.endswith("_proj.weight")]
+    assert all(torch.equal(zero, whole[name] == 0) for name, zero in zeros)
+    share = sum(int(zero.sum()) for _, zero in zeros) / sum(zero.numel() for _, zero in zeros)
+    assert share == pytest.approx(0.5, abs=0.05)
+
+
+def command(words: Path, model: str, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """``torchrun`` as a user types it."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    p2fit = str(Path(sys.executable).parent / "p2fit")
+    fixed = ["--model", model, "--text", str(words), "--out", str(out), "--seq-len", "32"]
+    fixed += ["--eval-tokens", "320", "--tokens", "4K", "--batch-tokens", "512", "--evals", "2"]
+    return subprocess.run(
+        [*torchrun, "--nproc_per_node", "2", p2fit, "run", "pretrain", *fixed, *more],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_the_command_under_a_launcher_speaks_once_and_is_ended_by_one_that_fails(
+    models: dict[str, str], words: Path, tmp_path: Path
+) -> None:
+    done = command(words, models["llama"], tmp_path, "--json")
+    assert done.returncode == 0, done.stderr
+    (result,) = json.loads(done.stdout)
+    assert result["status"] == "done"
+    assert done.stderr.count("4.1K tokens") == 1
+    with curves_module.locked(tmp_path / result["run"].replace("s0", "s1")):
+        failed = command(words, models["llama"], tmp_path, "--seed", "1")
+    assert failed.returncode == 1
+    assert failed.stderr.count("another process is at work on this run") == 1
+    assert "gloo" not in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("said", "what"),
+    [
+        ({"ACCELERATE_USE_FSDP": "true"}, "--fsdp_version 2"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DEEPSPEED cannot keep masks"),
+    ],
+)
+def test_launchers_that_cannot_keep_masks_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: dict[str, str], what: str
+) -> None:
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RunError, match=what):
+        accelerator(Training(), tmp_path)
