@@ -24,7 +24,7 @@ Rows = dict[int, dict[str, Any]]
 """Step → column → value."""
 
 
-PATIENCE = 5.0  # seconds: a process that was killed may take a moment to be gone
+PATIENCE = 15.0  # seconds: that of a killed sweep may take some to be gone, on Ray about 5
 
 
 @contextmanager

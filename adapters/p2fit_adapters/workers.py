@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -248,9 +249,12 @@ class _Ray(_Workers):
         except ImportError:
             raise RunError("--ray needs: pip install 'p2fit-adapters[ray]'") from None
         self.ray = ray
+        host, _, port = address.removeprefix("ray://").rpartition(":")
         try:
+            if port.isdigit():  # where nothing listens, Ray would try for a quarter of an hour
+                socket.create_connection((host, int(port)), timeout=10).close()
             ray.init(address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise RunError(f"--ray {address}: {str(error).splitlines()[0]}") from None
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if all(machine.get("CPU", 0) < sweep.threads for machine in machines):

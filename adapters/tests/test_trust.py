@@ -319,8 +319,9 @@ def test_other_settings_are_not_mixed_into_a_run(
 
 
 def test_two_processes_do_not_work_on_one_run(
-    settings: Callable[..., PostTraining], tmp_path: Path
+    settings: Callable[..., PostTraining], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(curves_module, "PATIENCE", 0.2)
     run = settings()
     with (
         curves_module.locked(tmp_path / run.name),

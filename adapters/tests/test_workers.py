@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,11 +14,17 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import children
+import polars as pl
 import psutil
 import pytest
+import tiny
 import torch
+from click.testing import CliRunner
+from p2fit_adapters import RunError
 from p2fit_adapters.sweep import read_sweep
-from p2fit_adapters.workers import run_sweep
+from p2fit_adapters.workers import run_one, run_sweep
+
+from p2fit.cli import main
 
 KINDS = ("pretrain", "post-train")
 FILE = """
@@ -28,7 +36,7 @@ eval_tokens = 640
 [training]
 batch_tokens = 512
 batch_size = 4
-evals = 5
+evals = 4
 device = "cpu"
 checkpoint_minutes = 0
 
@@ -42,16 +50,16 @@ num_attention_heads = 2
 max_position_embeddings = 64
 
 [[pretrain]]
-tokens = [15e3]
+tokens = [10e3]
 save_model = true
 
 [[pretrain]]
-tokens = [12e3]
+tokens = [8e3]
 sparsities = [0.5]
 
 [[post-train]]
 methods = ["2:4"]
-tokens = [8e3]
+tokens = [5e3]
 lr = 1e-3
 calibration_windows = 8
 """
@@ -114,38 +122,42 @@ def below(sweep: ForkServerProcess) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize(
-    ("jobs", "hit", "signal_"),
+    ("jobs", "hits"),
     [
-        (1, "sweep", signal.SIGKILL),
-        (2, "sweep", signal.SIGKILL),
-        (2, "worker", signal.SIGKILL),
-        (2, "sweep", signal.SIGINT),
+        (1, [("sweep", signal.SIGKILL), ("sweep", signal.SIGKILL)]),
+        (2, [("sweep", signal.SIGINT), ("sweep", signal.SIGKILL)]),
+        (2, [("worker", signal.SIGKILL)]),
     ],
-    ids=["alone", "its parent", "a worker", "interrupted"],
+    ids=["alone", "two jobs", "a worker of two"],
 )
 def test_a_sweep_killed_at_random_and_started_again_ends_with_the_same_files(
-    file: Path, whole: Path, tmp_path: Path, jobs: int, hit: str, signal_: signal.Signals
+    file: Path, whole: Path, tmp_path: Path, jobs: int, hits: list[tuple[str, signal.Signals]]
 ) -> None:
-    chance = random.Random(f"{jobs} {hit}")
-    endings = []
-    while len(endings) < 2 and 0 not in endings:
-        at = rows(tmp_path) + chance.randint(1, 3)
+    chance = random.Random(str(hits))
+    for target, signal_ in hits:
+        at = rows(tmp_path) + chance.randint(1, 2)
         sweep = children.start(make, file, str(tmp_path), jobs, None)
-        found: list[psutil.Process] = []
-        if wait_for(lambda at=at: rows(tmp_path) >= at, sweep):
-            found = below(sweep)
-            os.kill(sweep.pid if hit == "sweep" else found[-1].pid, signal_)
+        assert wait_for(lambda at=at: rows(tmp_path) >= at, sweep)
+        found = below(sweep)
+        os.kill(sweep.pid if target == "sweep" else found[-1].pid, signal_)
         sweep.join()
-        endings.append(sweep.exitcode)
+        told = {"worker": 2, "sweep": 1 if signal_ == signal.SIGINT else -signal_}[target]
+        assert sweep.exitcode == told
         assert not psutil.wait_procs(found, timeout=60)[1]  # none is left behind
-    stopped = {"sweep": -signal_ if signal_ == signal.SIGKILL else 1, "worker": 2}[hit]
-    assert endings[0] == stopped
-    assert set(endings) <= {stopped, 0}
-    if 0 not in endings:
-        again = children.start(make, file, str(tmp_path), jobs, None)
-        again.join()
-        assert again.exitcode == 0
+    sweep = children.start(make, file, str(tmp_path), jobs, None)
+    sweep.join()
+    assert sweep.exitcode == 0
     assert_same(tmp_path, whole)
+
+
+def test_processes_of_a_launcher_make_the_runs_together(
+    file: Path, whole: Path, tmp_path: Path
+) -> None:
+    assert children.launch("ddp", make, file, str(tmp_path), 1, None) == {0}
+    for kind in KINDS:
+        found, expected = (pl.read_csv(f / kind / "curves.csv") for f in (tmp_path, whole))
+        assert found["run"].equals(expected["run"])
+        assert found["loss"].to_list() == pytest.approx(expected["loss"].to_list(), rel=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -184,3 +196,76 @@ def test_on_ray_a_killed_worker_is_replaced_and_a_killed_sweep_started_again(
     assert hit(3, lambda sweep: sweep.pid or 0) == -signal.SIGKILL
     assert hit(rows(tmp_path) + 2, lambda _: at_work_on_ray()[0].pid) == 0
     assert_same(tmp_path, whole)
+
+
+@pytest.mark.parametrize("how", [[], ["--jobs", "2"]], ids=["alone", "two jobs"])
+def test_what_fails_leaves_out_only_those_that_need_it(
+    words: Path, tmp_path: Path, how: list[str]
+) -> None:
+    config = tiny.config("llama")
+    config.save_pretrained(tmp_path / "no-weights")
+    head = FILE.split("[[pretrain]]")[0].format(words=words)
+    file = tmp_path / "sweep.toml"
+    file.write_text(
+        head
+        + f"""
+[models.broken]
+path = "{tmp_path / "no-weights"}"
+
+[[pretrain]]
+tokens = [2e3]
+lr = 1e30
+save_model = true
+
+[[pretrain]]
+tokens = [3e3]
+
+[[post-train]]
+tokens = [2e3]
+"""
+    )
+    command = ["run", "sweep", str(file), "--out", str(tmp_path / "out"), "--json", *how]
+    told = CliRunner().invoke(main, command)
+    assert told.exit_code == 2
+    found = {one["label"]: (one["status"], one["error"]) for one in json.loads(told.stdout)}
+    assert found["pretrain/tiny_dense_2K_s0"] == ("diverged", None)
+    assert found["pretrain/tiny_dense_3K_s0"] == ("done", None)
+    assert found["post-train/tiny_none_2K_s0"] == (
+        "left out",
+        "needs pretrain/tiny_dense_2K_s0, which did not end well",
+    )
+    status, error = found["post-train/broken_none_2K_s0"]
+    assert status == "failed"
+    assert "no-weights: cannot be loaded" in error
+    with pytest.raises(RunError, match="do index 0 first"):
+        run_one(read_sweep(file, tmp_path / "out"), 2)
+
+
+def test_a_cluster_that_is_not_there_or_too_small_is_one_line(
+    file: Path, tmp_path: Path, cluster: str
+) -> None:
+    with pytest.raises(RunError, match=r"--ray 127\.0\.0\.1:1: .*refused"):
+        run_sweep(read_sweep(file, tmp_path), ray="127.0.0.1:1")
+    many = tmp_path / "many.toml"
+    many.write_text("threads = 64\n" + file.read_text())
+    with pytest.raises(RunError, match="no machine has 64 CPUs"):
+        run_sweep(read_sweep(many, tmp_path), ray=cluster)
+
+
+def test_processes_of_a_launcher_are_not_multiplied(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RunError, match="leave out --jobs and --ray"):
+        run_sweep(read_sweep(file, tmp_path), jobs=2)
+
+
+def test_what_workers_are_forked_from_has_not_looked_for_gpus() -> None:
+    """CUDA cannot be used after a fork in a process whose parent has asked for it."""
+    code = (
+        "import sys, torch\n"
+        "torch.cuda.is_available = torch.cuda.device_count = lambda: sys.exit('asked for GPUs')\n"
+        "import importlib, p2fit_adapters.workers as workers\n"
+        "for name in workers.PRELOADED: importlib.import_module(name)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
