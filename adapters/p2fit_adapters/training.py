@@ -238,7 +238,8 @@ class Trainer:
         for i, part in enumerate(parts):
             with self._synchronized(last=i == len(parts) - 1):
                 ids = part.to(self.accelerator.device)
-                loss = self.model(input_ids=ids, labels=ids).loss * (len(part) / len(mine))
+                with self.accelerator.autocast():  # which Accelerate leaves to FSDP, under FSDP
+                    loss = self.model(input_ids=ids, labels=ids).loss * (len(part) / len(mine))
                 self.accelerator.backward(loss)
                 total += loss.detach()
         self.masks.drop_gradients(self.plain_model)

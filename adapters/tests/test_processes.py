@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,12 @@ from p2fit_adapters import (
     Sparsity,
     TextSource,
     Training,
+    load_model,
     post_train,
+    prepare,
     pretrain,
 )
+from p2fit_adapters.pruning.masks import Masks
 from p2fit_adapters.training import Trainer, accelerator
 
 KINDS = ("post-train", "pretrain")
@@ -118,6 +122,38 @@ def test_two_processes_give_the_curve_of_one_killed_or_not(
     assert all(torch.equal(zero, whole[name] == 0) for name, zero in zeros)
     share = sum(int(zero.sum()) for _, zero in zeros) / sum(zero.numel() for _, zero in zeros)
     assert share == pytest.approx(0.5, abs=0.05)
+
+
+def one_step_in_bf16(run: Any, out: str) -> None:
+    """Of a run, seen from inside: matrix products alone are in bf16."""
+    text = prepare(run.text, run.model, 384, 1024, Path(out))
+    trainer = Trainer(
+        accelerator(run.training, Path(out)), load_model(run.model), Masks({}), text, run.training
+    )
+    seen = {}
+    for name, module in trainer.plain_model.model.layers[0].named_modules():
+        if name in ("mlp.up_proj", "input_layernorm"):
+            module.register_forward_hook(
+                lambda module, _, given, name=name: seen.update(
+                    {name: given.dtype, f"{name}.weight": module.weight.dtype}
+                )
+            )
+    trainer.advance()
+    assert seen == {
+        "mlp.up_proj": torch.bfloat16,
+        "mlp.up_proj.weight": torch.float32,
+        "input_layernorm": torch.float32,
+        "input_layernorm.weight": torch.float32,
+    }
+
+
+def test_under_fsdp_the_number_formats_are_those_of_one_process(
+    models: dict[str, str], words: Path, tmp_path: Path
+) -> None:
+    run = settings("post-train", models["llama"], words)
+    run = replace(run, training=replace(run.training, dtype="bf16"))
+    one_step_in_bf16(run, str(tmp_path))
+    assert children.launch("fsdp", one_step_in_bf16, run, str(tmp_path)) == {0}
 
 
 def command(words: Path, model: str, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
