@@ -175,9 +175,12 @@ def _sharding() -> Any:
     from accelerate import FullyShardedDataParallelPlugin
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
-    # Each process prunes the whole model, and autocast decides what is computed in bf16.
+    # Each process prunes the whole model, parameters keep their names, and autocast decides what
+    # is computed in bf16.
     return FullyShardedDataParallelPlugin(
-        cpu_ram_efficient_loading=False, mixed_precision_policy=MixedPrecisionPolicy()
+        cpu_ram_efficient_loading=False,
+        activation_checkpointing=False,
+        mixed_precision_policy=MixedPrecisionPolicy(),
     )
 
 
