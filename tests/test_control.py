@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import p2fit
@@ -75,6 +75,7 @@ def test_a_drift_of_a_tenth_of_the_smallest_excess_is_warned_about() -> None:
     assert "+0." in said(0.02)[0]
 
 
+@settings(deadline=None)
 @given(drift=st.floats(-0.05, 0.05), order=st.permutations(range(12)))
 def test_taking_off_the_control_does_not_depend_on_the_order_of_runs(
     drift: float, order: list[int]

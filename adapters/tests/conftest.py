@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from hypothesis import settings
 
+settings.register_profile("steady", deadline=None, derandomize=True)
+settings.load_profile("steady")
 torch.set_num_threads(1)
 
 
