@@ -223,7 +223,7 @@ def tasks(source: Source, law: str | Law | None = None, **options: Any) -> list[
         by = [c for c in GROUPS if c in names]
     controlled = {"base_loss", "pruning_rate", "tokens"} <= set(chosen.inputs)
     whole = _without_drift(curves, chosen, controlled) if asked.subtract_control else curves.frame
-    found, empty = [], []
+    found, empty, missed = [], [], []
     for values, frame in split_groups(whole, by):
         rows = select(frame, chosen, asked)
         group = dict(zip(by, values))
@@ -237,10 +237,14 @@ def tasks(source: Source, law: str | Law | None = None, **options: Any) -> list[
         else:
             account = "; ".join(f"{count}: {reason}" for reason, count in rows.excluded.items())
             empty.append(f"{task.label}: no row is left to fit ({account})")
+            if (
+                not controlled or frame["pruning_rate"].max()
+            ):  # in a group of controls, none ever is
+                missed.append(empty[-1])
     if not found:
         raise FitError("\n".join(empty))
     # A group without rows has no fit of its own to say so: all the others do.
-    return [replace(task, warnings=(*task.warnings, *empty)) for task in found]
+    return [replace(task, warnings=(*task.warnings, *missed)) for task in found]
 
 
 def _without_drift(curves: Curves, law: Law, controlled: bool) -> pl.DataFrame:

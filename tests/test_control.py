@@ -91,6 +91,16 @@ def test_taking_off_the_control_does_not_depend_on_the_order_of_runs(
     np.testing.assert_allclose(still["loss"], still["base_loss"], rtol=1e-12)
 
 
+def test_a_group_of_controls_is_not_missed() -> None:
+    method = pl.when(pl.col("pruning_rate") > 0).then(pl.lit("depth")).otherwise(pl.lit("none"))
+    table = curves(0.0).with_columns(method.alias("method"))
+    (fit,) = p2fit.fit_each(table, "p2")
+    assert fit.group == {"method": "depth"}
+    assert not fit.warnings
+    with pytest.raises(p2fit.FitError, match="method = none: no row is left to fit"):
+        p2fit.fit(table.filter(pl.col("method") == "none"), "p2")
+
+
 def test_controls_of_one_seed_do_not_serve_another() -> None:
     table = curves(-0.02).filter((pl.col("pruning_rate") > 0) | (pl.col("seed") == 0))
     with pytest.raises(p2fit.FitError, match=r"-1 has rows without a control"):
