@@ -102,7 +102,7 @@ class Pretraining:
     there."""
     trunk: str | None = None
     """Folder of a run that kept its state where this one's decay begins: it goes on from there,
-    in place of training the same again."""
+    in place of training the same again. Both must name the same ``text.train_tokens``."""
     save_model: bool = False
     """Keep the trained model, in the folder ``model`` of the run."""
 
