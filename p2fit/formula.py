@@ -209,8 +209,11 @@ def _sizes(low: Array, high: Array) -> Array:
 
 
 def _centre(problem: Formula, bent: Array) -> Array:
-    """The mean log of each coefficient's feature over the rows, and its slope by the exponents, at
-    the middle of the spans: the change of variables that keeps coefficients and exponents apart."""
+    """The log of each coefficient's mean feature over the rows, and its slope by the exponents, at
+    the middle of the spans: the change of variables that keeps coefficients and exponents apart.
+
+    The mean of the logs would be that of the rows where an exponential is next to nothing.
+    """
     k, q = problem.coefficients, problem.exponents
     middle = problem.generic()
     out = problem._jet(middle[None])
@@ -218,13 +221,14 @@ def _centre(problem: Formula, bent: Array) -> Array:
     with np.errstate(all="ignore"):
         for i in range(k):
             feature = np.broadcast_to(out.first.get(i, 0.0), (1, len(problem.y)))[0]
-            size = float(np.mean(np.log(np.abs(feature))))
+            mean = np.mean(np.abs(feature))
             slopes = np.zeros(q)
             for e in map(int, np.flatnonzero(bent)):  # in others the log is not nearly linear
                 curve = np.broadcast_to(
                     (out.second or {}).get((i, k + e), 0.0), (1, len(problem.y))
                 )[0]
-                slopes[e] = float(np.mean(curve / feature))
+                slopes[e] = np.mean(np.sign(feature) * curve) / mean
+            size = np.log(mean)
             if np.isfinite(size) and np.isfinite(slopes).all():
                 centre[i, 0] = size - slopes @ middle[k:]
                 centre[i, 1:] = slopes

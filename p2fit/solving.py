@@ -82,7 +82,10 @@ def _solve(task: Task) -> Solved:
     problem, weighting = _weigh(problem, frame, options)
     solution = solve(problem, seed=options.seed)
     positive = options.target == "loss" or options.residual == "log"
-    whole = not positive or np.all(problem.loss(solution.z[None]) > 0)
+    fitted = problem.loss(solution.z[None])
+    if not np.isfinite(fitted).all():
+        raise LawError("the law is not finite in some rows")
+    whole = not positive or np.all(fitted > 0)
     if not (math.isfinite(solution.value) and whole):
         above = f"{options.target} above 0" if positive else options.target
         raise LawError(f"with these signs and fixed values the law gives no {above}")

@@ -363,6 +363,23 @@ def test_plans_take_any_law(noisy: dict[str, Any]) -> None:
         assert one.best is not None
 
 
+def test_draws_move_all_that_the_fit_is_unsure_of(chinchilla: pl.DataFrame) -> None:
+    """A term that is next to nothing over most of the data leaves the others free."""
+    law = "E + A/params^alpha + B/tokens^beta + C*exp(-tokens/(r*params))"
+    fit = p2fit.fit(chinchilla, law, where="kept == 1")
+    draws = fit.draws(400)
+    assert draws is not None
+    for name in ("E", "alpha", "beta"):
+        stderr = fit.parameters[name].stderr
+        assert stderr is not None
+        assert float(np.std(draws[name])) == pytest.approx(stderr, rel=0.5)
+    (budget,) = p2fit.plan_compute(fit, [1e21]).budgets
+    low, high = budget.size.interval or (1.0, 1.0)
+    assert low is not None
+    assert high is not None
+    assert 1.1 < high / low < 2
+
+
 def test_draws_and_json_keep_the_law(noisy: dict[str, Any], tmp_path: Any) -> None:
     found = p2fit.fit(noisy, "precision", ranges={"gamma": (0.5, 20.0)})
     found.save(tmp_path / "fit.json")
@@ -396,6 +413,11 @@ def test_what_the_data_cannot_tell_is_named(chinchilla: pl.DataFrame) -> None:
     together = {n for u in found.identification["undetermined"] for n in u["parameters"]}
     assert {"A2", "E", "C"} <= together
     assert found.parameters["alpha"].identified
+
+
+def test_a_term_without_value_on_a_row_is_one_line(chinchilla: pl.DataFrame) -> None:
+    with pytest.raises(p2fit.FitError, match="the law is not finite in some rows"):
+        p2fit.fit(chinchilla, "E + A*log(kept - 1)")
 
 
 def test_a_formula_without_value_on_a_row_is_one_line(chinchilla: pl.DataFrame) -> None:
