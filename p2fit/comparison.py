@@ -25,12 +25,23 @@ import numpy as np
 import polars as pl
 
 from p2fit import metrics
+from p2fit.control import SUBTRACTED
 from p2fit.fit import Fit, fit_task
 from p2fit.identify import identify
 from p2fit.laws import LAWS, Array, Law, LawError, get_law
 from p2fit.least_squares import minimise
 from p2fit.problem import Index
-from p2fit.rows import GROUPS, FitError, Source, Task, available, open_curves, servable, tasks
+from p2fit.rows import (
+    GROUPS,
+    FitError,
+    Source,
+    Task,
+    available,
+    open_curves,
+    servable,
+    tasks,
+    without_drift,
+)
 from p2fit.solving import solve_task
 
 #: Up to this many runs, one is left out at a time; beyond it, a twentieth of them.
@@ -220,6 +231,8 @@ class Comparison:
         yield "data", f"{self.source}: {self.rows} rows, {self.runs} {unit}, the same for every law"
         for reason, count in self.excluded.items():
             yield "", f"left out {count}: {reason}"
+        if o["subtract_control"]:
+            yield "", SUBTRACTED
         laws = [score.law for score in self.scores]
         held = {f"{n} = {v:g}": None for law in laws for n, v in law.fixed.items()}
         held |= {f"{n} = {v}": None for law in laws for n, v in law.tied.items()}
@@ -319,6 +332,10 @@ def _same_rows(
     chosen = _restrict(chosen, options.get("fix") or {}, options.get("tie") or {})
     if rest.get("by") is None and any("base_loss" in law.inputs for law in chosen):
         rest["by"] = [] if rest.get("pool") else [c for c in GROUPS if c in names]
+    subtract = bool(rest.pop("subtract_control", False))
+    if subtract:  # before the filters, which leave the controls out
+        frames = [without_drift(curves, law, target) for law in chosen]
+        curves = replace(curves, frame=frames[0])
     # Every law's selection is a filter: one after the other keeps what all of them keep.
     accounts: dict[tuple[str, ...], dict[str, int]] = {}
     emptied: tuple[str, ...] = ()
@@ -334,7 +351,12 @@ def _same_rows(
     unit = options.get("cluster", "run")
     by_law = [
         [
-            replace(t, frame=t.frame.sort(unit, maintain_order=True), warnings=emptied)
+            replace(
+                t,
+                frame=t.frame.sort(unit, maintain_order=True),
+                options=replace(t.options, subtract_control=subtract),
+                warnings=emptied,
+            )
             for t in tasks(curves, law, **rest)
         ]
         for law in chosen

@@ -13,6 +13,9 @@ import polars as pl
 #: A control that moves by more than this share of the smallest excess breaks the law's premise.
 SHARE = 0.1
 
+#: What a summary says of losses from which it was taken.
+SUBTRACTED = "losses less the drift of the unpruned control"
+
 _BASE = pl.col("base_loss").round(3).alias("_base")
 _MODEL = ("family", "params", "_base")
 

@@ -211,6 +211,11 @@ def _chained(fit: Fit, points: Source, first: Fit) -> Prediction:
             f"no chain: {first.law.name} predicts {link}, which {fit.law.name} does not read (it "
             f"reads {join(fit.law.inputs)})"
         )
+    for k in first.group.keys() & fit.group.keys():
+        if first.group[k] != fit.group[k]:
+            raise FitError(
+                f"no chain: one fit is of {k} = {first.group[k]}, the other of {fit.group[k]}"
+            )
     if first.posterior is not None or fit.posterior is not None:
         raise FitError("a chain is of fits by least squares")
     others = [x for x in fit.law.inputs if x != link]

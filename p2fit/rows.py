@@ -63,7 +63,7 @@ class Options:
     residual: Residual | None = None
     """Of the log of the target, of the target itself (``linear``), or of the angle 2 arcsin √p of
     a share p (``arcsine``). None: ``log`` for the loss; for another column ``arcsine`` where all
-    its values lie in [0, 1], else ``log`` where all are above 0, else ``linear``."""
+    its fitted values lie in [0, 1], else ``log`` where all are above 0, else ``linear``."""
     loss: Literal["huber", "squared"] = "huber"
     """What is summed over the residuals."""
     delta: float | None = None
@@ -134,7 +134,7 @@ class Options:
         return math.inf if self.loss == "squared" else self.delta or DELTAS[self.residual or "log"]
 
     def settled(self, frame: pl.DataFrame) -> Options:
-        """With the residual and its threshold that a table calls for, where none was given.
+        """With the residual and its threshold that rows call for, where none was given.
 
         Raises:
             FitError: the target has values that the residual is not for.
@@ -143,7 +143,8 @@ class Options:
         low, high = (float(frame[name].min()), float(frame[name].max()))  # type: ignore[arg-type]
         if kind is None:
             share = name != "loss" and low >= 0 and high <= 1
-            kind = "arcsine" if share else "log" if low > 0 else "linear"
+            log = name == "loss" or low > 0
+            kind = "arcsine" if share else "log" if log else "linear"
         if (kind == "log" and low <= 0) or (kind == "arcsine" and not 0 <= low <= high <= 1):
             wants = "values above 0" if kind == "log" else "shares in [0, 1]"
             raise FitError(
@@ -202,7 +203,6 @@ def tasks(source: Source, law: str | Law | None = None, **options: Any) -> list[
         raise FitError(f"no option is called {unknown[0]}; see p2fit.Options")
     asked = Options(**options)
     curves, chosen, why = open_curves(source, law, asked.columns, asked.target)
-    asked = asked.settled(curves.frame)
     chosen = chosen.restrict(asked.fix, asked.tie) if asked.fix or asked.tie else chosen
     chosen = chosen.within(asked.ranges)
     if chosen.monomial and asked.start:
@@ -221,8 +221,8 @@ def tasks(source: Source, law: str | Law | None = None, **options: Any) -> list[
             raise FitError(f"{curves.source}: no column {column}; there are {', '.join(names)}")
     if asked.by is None and "base_loss" in chosen.inputs and not asked.pool:
         by = [c for c in GROUPS if c in names]
-    controlled = {"base_loss", "pruning_rate", "tokens"} <= set(chosen.inputs)
-    whole = _without_drift(curves, chosen, controlled) if asked.subtract_control else curves.frame
+    whole = without_drift(curves, chosen, asked.target) if asked.subtract_control else curves.frame
+    controlled = _controlled(chosen, asked.target)
     found, empty, missed = [], [], []
     for values, frame in split_groups(whole, by):
         rows = select(frame, chosen, asked)
@@ -237,20 +237,34 @@ def tasks(source: Source, law: str | Law | None = None, **options: Any) -> list[
         else:
             account = "; ".join(f"{count}: {reason}" for reason, count in rows.excluded.items())
             empty.append(f"{task.label}: no row is left to fit ({account})")
-            if (
-                not controlled or frame["pruning_rate"].max()
-            ):  # in a group of controls, none ever is
+            # In a group of controls none ever is.
+            if not controlled or frame["pruning_rate"].max():
                 missed.append(empty[-1])
     if not found:
         raise FitError("\n".join(empty))
+    # What is left out has no say in it.
+    asked = asked.settled(pl.concat([task.frame for task in found]))
     # A group without rows has no fit of its own to say so: all the others do.
-    return [replace(task, warnings=(*task.warnings, *missed)) for task in found]
+    return [replace(task, options=asked, warnings=(*task.warnings, *missed)) for task in found]
 
 
-def _without_drift(curves: Curves, law: Law, controlled: bool) -> pl.DataFrame:
-    if not controlled:
+def _controlled(law: Law, target: str) -> bool:
+    """Whether a law takes the loss of a base model for settled."""
+    return target == "loss" and {"base_loss", "pruning_rate", "tokens"} <= set(law.inputs)
+
+
+def without_drift(curves: Curves, law: Law, target: str = "loss") -> pl.DataFrame:
+    """The rows of curves with losses without the drift of their control.
+
+    Raises:
+        FitError: the law is not of losses above base_loss, or a pruned run has no control.
+    """
+    if target != "loss":
+        raise FitError(f"a control is subtracted from losses; this law predicts {target}")
+    if not _controlled(law, target):
         raise FitError(
-            f"{law.name} has no base_loss and pruning_rate: there is no control to subtract"
+            f"{law.name} does not read base_loss, pruning_rate and tokens: there is no control to "
+            "subtract"
         )
     frame, without = subtracted(curves.frame)
     if without:
@@ -302,6 +316,9 @@ def servable(columns: Collection[str]) -> list[str]:
 
 def _lacks(law: Law, columns: Collection[str], target: str = "loss") -> str:
     missing = [n for n in needs(law, target) if n not in available(columns)]
+    if target != "loss":
+        has = ", ".join(columns)
+        return f"{law.name} needs {join(tuple(missing))}, which the file lacks; it has {has}"
     can = servable(columns)
     serves = f"this file can serve {', '.join(can)}" if can else "this file can serve no law here"
     return (
@@ -338,7 +355,8 @@ def open_curves(
     else:
         chosen, why = choose_law(names)
     if target in chosen.inputs:
-        raise LawError(f"a law predicts the {target}: it cannot be an input")
+        other = "; --target names another column to predict" if target == "loss" else ""
+        raise LawError(f"a law predicts the {target}: it cannot be an input{other}")
     wanted = needs(chosen, target)
     if not set(wanted) <= available(names):
         raise FitError(f"{curves.source}: {_lacks(chosen, names, target)}")
@@ -347,6 +365,7 @@ def open_curves(
         wanted = tuple(n for n in wanted if n != target)
         if schema[target] != pl.Float64:  # read again for the lines of what is no number
             read(source, columns, needs=(target,))
+            raise FitError(f"{curves.source}: {target} is not a column of numbers")
         if curves.frame[target].null_count() == curves.frame.height:
             raise FitError(f"{curves.source}: {target} is empty in every row")
     usable = all(n in schema and not curves.frame[n].null_count() for n in wanted)

@@ -13,6 +13,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from p2fit.control import SUBTRACTED
 from p2fit.diagnostics import UNMOVED
 from p2fit.diagnostics import faults as beyond
 from p2fit.rows import needs
@@ -171,6 +172,8 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
     yield "data", f"{data['source']}: {rows}"
     for reason, count in data["excluded"].items():
         yield "", f"left out {count}: {reason}"
+    if options.get("subtract_control"):
+        yield "", SUBTRACTED
     for target, name in data["columns"].items():
         yield "", f"{target} taken from {name}"
     if fit.posterior is not None:

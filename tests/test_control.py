@@ -108,8 +108,21 @@ def test_controls_of_one_seed_do_not_serve_another() -> None:
 
 
 def test_a_law_without_a_base_model_has_no_control() -> None:
-    with pytest.raises(p2fit.FitError, match="chinchilla has no base_loss and pruning_rate"):
+    with pytest.raises(p2fit.FitError, match="chinchilla does not read base_loss, pruning_rate"):
         p2fit.fit(curves(0.0), "chinchilla", subtract_control=True)
+
+
+def test_laws_are_compared_without_the_drift() -> None:
+    """Exact P² losses are exact again, and the summaries say what was done to them."""
+    table = curves(-0.02)
+    (found,) = p2fit.compare(table, ["p2", "p2-shifted"], subtract_control=True)
+    for score in found.scores:
+        assert score.rmse_log is not None
+        assert score.rmse_log < 1e-4
+    assert "losses less the drift of the unpruned control" in str(found)
+    assert "less the drift" in str(p2fit.fit(table, "p2", subtract_control=True))
+    with pytest.raises(p2fit.FitError, match="chinchilla-pruned does not read base_loss"):
+        p2fit.compare(table, ["p2", "chinchilla-pruned"], subtract_control=True)
 
 
 def test_from_the_command_line(tmp_path: Path) -> None:

@@ -318,8 +318,9 @@ def test_what_is_for_losses_alone_says_so(
     [
         ({"target": "accuracy"}, "a law for accuracy must be given"),
         ({"target": "accuracy", "law": "a - b*accuracy"}, "predicts the accuracy: it cannot be"),
-        ({"target": "loss", "law": "a - b*loss"}, "predicts the loss: it cannot be an input"),
-        ({"target": "grade", "law": SIGMOID}, "needs run, grade|needs grade"),
+        ({"target": "loss", "law": "a - b*loss"}, "it cannot be an input; --target names another"),
+        ({"target": "grade", "law": SIGMOID}, "needs grade, which the file lacks; it has run"),
+        ({"target": "run", "law": SIGMOID}, "run is not a column of numbers"),
         ({"target": "name", "law": SIGMOID}, "is not a number"),
         ({"target": "none", "law": SIGMOID}, "none is empty in every row"),
         ({"target": "loss", "law": "chinchilla", "residual": "arcsine"}, "for shares in"),
@@ -331,6 +332,26 @@ def test_faults_are_clear(options: dict[str, Any], message: str, frame: pl.DataF
     law = options.pop("law", None)
     with pytest.raises((p2fit.FitError, p2fit.LawError, CurvesError), match=message):
         p2fit.fit(more, law, **options)
+
+
+def test_rows_that_are_left_out_have_no_say_in_the_residual(
+    frame: pl.DataFrame, accuracy: p2fit.Fit
+) -> None:
+    wrong = frame[:1].with_columns(run=pl.lit("wrong"), accuracy=pl.lit(-1.0))
+    more = pl.concat([frame, wrong])
+    found = second(more, where="run <> 'wrong'")
+    assert found.options["residual"] == "arcsine"
+    assert found.estimates() == pytest.approx(accuracy.estimates())
+    assert second(more).options["residual"] == "linear"
+
+
+def test_a_law_of_a_target_beside_base_loss_needs_no_losses(frame: pl.DataFrame) -> None:
+    table = frame.with_columns(base_loss=pl.lit(2.0), pruning_rate=pl.lit(0.3)).drop("loss")
+    law = "a - b*pruning_rate*base_loss/tokens^c"
+    found = p2fit.fit(table, law, target="accuracy")
+    assert found.target == "accuracy"
+    with pytest.raises(p2fit.FitError, match="subtracted from losses; this law predicts accuracy"):
+        p2fit.fit(table, law, target="accuracy", subtract_control=True)
 
 
 def test_a_simulation_is_of_losses() -> None:
@@ -402,6 +423,16 @@ def test_intervals_cover() -> None:
         assert np.all((low >= 0) & (high <= 1))
         hits += (low <= values) & (values <= high)
     assert hits.min() >= 34, hits
+
+
+def test_a_chain_does_not_join_two_groups(frame: pl.DataFrame) -> None:
+    parted = frame.with_columns(kind=pl.Series(["a", "b"] * (frame.height // 2)))
+    first = p2fit.fit_each(parted, "chinchilla", by=["kind"])
+    then = p2fit.fit_each(parted, SIGMOID, target="accuracy", by=["kind"])
+    at = {"params": 3e9, "tokens": 6e10}
+    with pytest.raises(p2fit.FitError, match="no chain: one fit is of kind = a, the other of b"):
+        p2fit.predict(then[1], at, through=first[0])
+    assert p2fit.predict(then[1], at, through=first[1]).group == {"kind": "b"}
 
 
 def test_a_chain_of_bootstraps(frame: pl.DataFrame, loss: p2fit.Fit, accuracy: p2fit.Fit) -> None:

@@ -351,8 +351,8 @@ ROWS_AND_FIT = (
     click.option(
         "--weights",
         type=click.Choice(["rows", "runs", "stderr"]),
-        help="All rows equal, all runs equal, or 1/(s² + τ²) with s from loss_stderr (the default "
-        "where that column is filled).",
+        help="All rows equal, all runs equal, or 1/(s² + τ²) with s from loss_stderr, or the "
+        "target's own, as accuracy_stderr (the default where that column is filled).",
     ),
     click.option(
         "--cluster",
@@ -375,8 +375,8 @@ ROWS_AND_FIT = (
     click.option(
         "--subtract-control",
         is_flag=True,
-        help="Take off each loss what the unpruned model (pruning_rate 0, the same params and "
-        "seed) gained or lost on the same tokens.",
+        help="Take off each loss what the unpruned model (pruning_rate 0, the same family, params, "
+        "base_loss and seed) gained or lost on the same tokens.",
     ),
     click.option(
         "--seed", type=int, default=0, show_default=True, help="Of resamples and of the starts."
