@@ -45,7 +45,15 @@ def covariance_draws(fit: Fit, size: int, seed: int) -> dict[str, Array]:
     residual: Residual = "log" if fit.target == "loss" else fit.options["residual"]
     scale = SCALES[residual]
     rows = np.stack([slopes[n] for n in names], axis=1) * scale.slope(centre)[:, None]
-    lengths, axes = np.linalg.eigh(np.array(fit.covariance["matrix"]))
+    matrix = np.array(fit.covariance["matrix"])
+    # A shift is in the units of its column, not a log or a power: as it stands, the rounding of a
+    # variance of 1e17 tokens² would drown all others.
+    plain = {*law.coefficients, *law.powers, *law.scales}
+    unit = np.array(
+        [1.0 if n in plain or not v else v for n, v in zip(names, np.sqrt(np.diag(matrix)))]
+    )
+    rows = rows * unit
+    lengths, axes = np.linalg.eigh(matrix / np.outer(unit, unit))
     moves = rows @ (axes * np.sqrt(np.maximum(lengths, 0.0)))  # of the scale, by unit normals
     rng = np.random.default_rng(seed)
     freedom = max(fit.covariance["clusters"] - 1, 1)

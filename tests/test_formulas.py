@@ -380,6 +380,22 @@ def test_draws_move_all_that_the_fit_is_unsure_of(chinchilla: pl.DataFrame) -> N
     assert 1.1 < high / low < 2
 
 
+@pytest.mark.parametrize("name", ["shifted", "skaling", "precision"])
+def test_draws_spread_as_the_intervals_do(name: str) -> None:
+    """Also beside shifts, whose variances are 1e17 tokens²."""
+    fit = p2fit.fit(table(name, 5e-3, seed=1), name)
+    columns = {x: np.asarray(v, float) for x, v in CASES[name][1].items()}
+    draws = fit.draws(400)
+    ends = fit.interval(columns)
+    assert draws is not None
+    assert ends is not None
+    losses = fit.law.predict(
+        {n: v[:, None] for n, v in draws.items()}, {x: v[None] for x, v in columns.items()}
+    )
+    low, high = np.quantile(losses, (0.025, 0.975), axis=0)
+    assert np.median((high - low) / (ends[1] - ends[0])) == pytest.approx(1, abs=0.15)
+
+
 def test_draws_and_json_keep_the_law(noisy: dict[str, Any], tmp_path: Any) -> None:
     found = p2fit.fit(noisy, "precision", ranges={"gamma": (0.5, 20.0)})
     found.save(tmp_path / "fit.json")

@@ -353,7 +353,7 @@ def _lowest_end(
     """The end of the line 6 N D = C at which the loss is lower, and the loss there."""
     loss = _scan(law, {n: v[:, None] for n, v in estimates.items()}, at, size, c)[1][0]
     first = bool(loss[0] <= loss[-1])
-    return f"one of {size}" if first else "one token", float(loss[0] if first else loss[-1])
+    return "one parameter" if first else "one token", float(loss[0] if first else loss[-1])
 
 
 def _sparse(share: Schedule, size: Quantity, tokens: Quantity) -> Sparse:
