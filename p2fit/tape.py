@@ -81,7 +81,7 @@ class Tape:
 
     def _add(self, node: ast.expr) -> int:
         """The place of a part of the formula, after all that it needs."""
-        if not any(n.id in self.free for n in names_in(node)):
+        if self._fixed(node):
             return self._step("known", node, key=ast.dump(node))
         match node:
             case ast.Name(id=name):
