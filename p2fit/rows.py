@@ -237,8 +237,9 @@ def tasks(source: Source, law: str | Law | None = None, **options: Any) -> list[
         else:
             account = "; ".join(f"{count}: {reason}" for reason, count in rows.excluded.items())
             empty.append(f"{task.label}: no row is left to fit ({account})")
-            # In a group of controls none ever is.
-            if not controlled or frame["pruning_rate"].max():
+            # A filter may be meant to leave groups out; of controls no row is ever fitted.
+            filtered = rows.excluded.get(f"{asked.where} does not hold") == frame.height
+            if not filtered and not (controlled and not frame["pruning_rate"].max()):
                 missed.append(empty[-1])
     if not found:
         raise FitError("\n".join(empty))

@@ -139,3 +139,10 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     assert not any("control" in warning for warning in fit["warnings"])
     assert fit["options"]["subtract_control"] is True
     assert fit["parameters"]["beta"]["estimate"] == pytest.approx(0.35, rel=1e-3)
+
+
+def test_the_report_is_of_the_curves_without_the_drift() -> None:
+    page = p2fit.report(curves(-0.02), "p2", subtract_control=True)
+    assert "losses less the drift of the unpruned control" in page
+    assert "has rows without a control" not in page  # its hold-outs know that it is off already
+    assert "unpruned controls move" not in page

@@ -156,8 +156,8 @@ def _section(
     task = fit.task(curves)
     own = replace(task.curves, frame=task.frame)
     request = fit.request()
-    for done in ("columns", "where", "min_tokens", "burn_in"):  # in these rows already
-        request.pop(done, None)
+    for done in ("columns", "where", "min_tokens", "burn_in", "subtract_control"):
+        request.pop(done, None)  # in these rows already
     request |= {"by": list(fit.group) or None, "pool": not fit.group, "bootstrap": 0}
     validations, skipped = [], []
     for holdout in _holdouts(fit):
