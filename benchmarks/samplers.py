@@ -26,6 +26,15 @@ from p2fit.rows import tasks
 sys.modules["coverage"] = None  # type: ignore[assignment]
 
 DRAWS, TUNE, CHAINS = 1000, 500, 4
+_PYMC: dict[str, Any] = {
+    "draws": DRAWS,
+    "tune": TUNE,
+    "chains": CHAINS,
+    "cores": 1,
+    "random_seed": 1,
+    "progressbar": False,
+    "compute_convergence_checks": False,
+}
 
 Drawn = dict[str, Any]  # parameter -> (chains, draws), and "diverging"
 
@@ -37,7 +46,7 @@ def ours(own: Posterior, start: Any) -> Drawn:
     return {**_named(own, found.x), "diverging": found.diverging}
 
 
-def by_pymc(sampler: str, **more: Any) -> Callable[[Posterior, Any], Drawn]:
+def by_pymc(sampler: str) -> Callable[[Posterior, Any], Drawn]:
     """A sampler that takes the PyMC model."""
 
     def run(own: Posterior, start: Any) -> Drawn:
@@ -46,18 +55,7 @@ def by_pymc(sampler: str, **more: Any) -> Callable[[Posterior, Any], Drawn]:
         with pymc_model(own):
             return _drawn(
                 own,
-                pm.sample(
-                    draws=DRAWS,
-                    tune=TUNE,
-                    chains=CHAINS,
-                    cores=1,
-                    random_seed=1,
-                    progressbar=False,
-                    nuts_sampler=sampler,
-                    initvals={"x": start},
-                    compute_convergence_checks=False,
-                    **more,
-                ),
+                pm.sample(nuts_sampler=sampler, initvals={"x": start}, **_PYMC),
             )
 
     return run
@@ -95,15 +93,7 @@ def plain(own: Posterior, start: Any) -> Drawn:
         fitted = fitted + pm.math.exp(log_b - beta * np.log(d))
         sigma, nu = pm.HalfStudentT("sigma", 3, 0.02), pm.Gamma("nu", 2, 0.1)
         pm.StudentT("loss", nu=nu, mu=pm.math.log(fitted), sigma=sigma, observed=np.log(y))
-        trace = pm.sample(
-            draws=DRAWS,
-            tune=TUNE,
-            chains=CHAINS,
-            cores=1,
-            random_seed=1,
-            progressbar=False,
-            compute_convergence_checks=False,
-        )
+        trace = pm.sample(**_PYMC)
     names = ("log_A", "log_B", "log_E", "alpha", "beta", "sigma", "nu")
     found = {n: np.asarray(trace.posterior[n]) for n in names}
     return {**found, "diverging": np.asarray(trace.sample_stats["diverging"])}

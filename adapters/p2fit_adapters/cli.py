@@ -14,10 +14,10 @@ from typing import Any
 import click
 
 from p2fit.cli.shared import Count, Pair, Share, json_option, print_json
+from p2fit.schedules import KINDS
 
 _DEVICES = ("auto", "cpu", "cuda")
 _DTYPES = ("auto", "bf16", "fp32")
-_KINDS = ("geometric", "cubic", "linear", "one-shot")
 
 
 def _whole(ctx: Any, param: Any, value: float | None) -> int | None:
@@ -288,7 +288,7 @@ def post_train(
 )
 @click.option(
     "--schedule",
-    type=click.Choice(_KINDS),
+    type=click.Choice(KINDS),
     default="geometric",
     show_default=True,
     help="Shape of the density while pruning.",
@@ -421,9 +421,8 @@ def sweep(
       p2fit run sweep sweep.toml --jobs 2
       p2fit run sweep sweep.toml --index "$SLURM_ARRAY_TASK_ID"
     """
-    if sum((dry_run, index is not None, jobs > 1, ray is not None)) > 1 and not (
-        dry_run and index is None
-    ):
+    ways = (index is not None, jobs > 1, ray is not None)
+    if sum(ways) > 1 or (dry_run and index is not None):
         raise click.UsageError("give one of --dry-run, --index, --jobs and --ray")
     from p2fit_adapters.sweep import read_sweep
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from p2fit_adapters import curves
 from p2fit_adapters.models import from_config, layers
@@ -20,6 +19,7 @@ from p2fit_adapters.pruning.masks import Masks
 from p2fit_adapters.sweep import Job, Sweep
 from p2fit_adapters.text import Text
 from p2fit_adapters.training import Trainer, accelerator, window_losses
+from p2fit_adapters.workers import fixed_threads
 
 SECONDS = 1.5  # of steps, for each model, after one that is not counted
 MOST_STEPS = 20
@@ -66,9 +66,7 @@ def plan(sweep: Sweep, report: Quiet | None = None) -> list[Planned]:
     speeds: dict[Any, _Speed] = {}
     labels = {job.folder: job.label for job in sweep.jobs}
     found = []
-    before = torch.get_num_threads()
-    torch.set_num_threads(sweep.threads)
-    try:
+    with fixed_threads(sweep.threads):
         for job in sweep.jobs:
             status, seconds = job.status, 0.0
             if status in ("to do", "running"):
@@ -89,8 +87,6 @@ def plan(sweep: Sweep, report: Quiet | None = None) -> list[Planned]:
                     [labels[need] for need in job.needs],
                 )
             )
-    finally:
-        torch.set_num_threads(before)
     return found
 
 

@@ -23,6 +23,7 @@ from p2fit_adapters.text import Text, TextSource
 from p2fit_adapters.training import Trainer, Training
 
 STATES = "states"
+DEFAULT = Training(lr=1e-3, decay=0.2)
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Pretraining:
     config: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the configuration to set: ``hidden_size``, ``num_hidden_layers`` …"""
     sparsity: Sparsity = field(default_factory=Sparsity)
-    training: Training = field(default_factory=lambda: Training(lr=1e-3, decay=0.2))
+    training: Training = DEFAULT
     tokenizer: str | None = None
     """Folder or hub id; by default the model's own, and a byte-level BPE trained on the text
     where it has none."""

@@ -43,7 +43,7 @@ from p2fit_adapters import checkpoints, curves
 from p2fit_adapters.errors import RunError
 from p2fit_adapters.models import count, load_config, new_config, on_meta
 from p2fit_adapters.post_training import PostTraining, post_train
-from p2fit_adapters.pretraining import STATES, Pretraining, Sparsity, pretrain, prunable
+from p2fit_adapters.pretraining import DEFAULT, STATES, Pretraining, Sparsity, pretrain, prunable
 from p2fit_adapters.progress import Quiet
 from p2fit_adapters.pruning import combinations, counts_after
 from p2fit_adapters.running import Result
@@ -262,9 +262,11 @@ class _File:
             raise self.fail(where, f"{key}: {values!r}: give a list")
         return list(dict.fromkeys(values))
 
-    def trainings(self, where: str, block: dict[str, Any], name: str) -> list[Training]:
+    def trainings(
+        self, where: str, block: dict[str, Any], name: str, **default: Any
+    ) -> list[Training]:
         """One for each number of tokens and seed."""
-        values = {**self.shared, **{k: v for k, v in block.items() if k in _TRAINING}}
+        values = {**default, **self.shared, **{k: v for k, v in block.items() if k in _TRAINING}}
         for key, value in values.items():
             if isinstance(value, dict):
                 if name not in value:
@@ -299,8 +301,7 @@ class _File:
         sparsities = [self.made(where, Sparsity, shape | {"final": final}) for final in finals]
         table = self.models[name]
         config = {k: v for k, v in table.items() if k not in ("type", "tokenizer")}
-        first = {"lr": 1e-3, "decay": 0.2}
-        trainings = self.trainings(where, first | self.shared | block, name)
+        trainings = self.trainings(where, block, name, lr=DEFAULT.lr, decay=DEFAULT.decay)
         settings = [
             self.made(
                 where,

@@ -52,6 +52,9 @@ class Masks:
     def shrink(self, model: torch.nn.Module, count: int) -> None:
         """Mask the smallest weights of all tensors together until ``count`` stay (global
         magnitude pruning, as Jin et al. 2025); of equal ones, the first of them go."""
+        gone = self.count - count
+        if gone <= 0:
+            return
         parameters = dict(model.named_parameters())
         size, whole = [], []
         for name, kept in self.kept.items():
@@ -61,9 +64,6 @@ class Masks:
             size.append(full.detach().abs().flatten())
             whole.append(self.kept[name].flatten())
         sizes, stays = torch.cat(size), torch.cat(whole)
-        gone = int(stays.sum()) - count
-        if gone <= 0:
-            return
         left = stays.nonzero().flatten()
         limit = sizes[left].kthvalue(gone).values
         below = left[sizes[left] < limit]
