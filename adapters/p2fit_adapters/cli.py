@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from p2fit.cli.shared import Count, Pair, Share, json_option, print_json
+from p2fit.cli.shared import Count, Pair, Share, echo, json_option, print_json
 from p2fit.schedules import KINDS
 
 _DEVICES = ("auto", "cpu", "cuda")
@@ -455,19 +455,19 @@ def _show_plan(found: Any, jobs: int, as_json: bool) -> None:
     if as_json:
         print_json({**all_of_it, "sweep": [asdict(one) for one in planned]})
         return
-    from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
     for name in ("", "run", "params", "tokens", "FLOPs", "status", "time"):
         numeric = name in ("", "params", "tokens", "FLOPs", "time")
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        # A name may be long; the rest is kept in one line.
+        justify: Any = "right" if numeric else "left"
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=name != "run")
     for i, one in enumerate(planned):
         counts = (short(one.params), short(one.tokens), f"{one.flops:.2e}")
         time = duration(one.seconds) if one.seconds else ""
         table.add_row(str(i), one.label, *counts, one.status, time)
-    Console().print(table)
+    echo(table)
     click.echo(
         f"{all_of_it['runs']} runs, {all_of_it['left']} to make: {all_of_it['flops']:.3g} FLOPs, "
         f"about {duration(all_of_it['seconds'])} with --jobs {jobs} on this machine"
