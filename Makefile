@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: fit test test-adapters post-train lint package docs bench clean
+.PHONY: fit test test-adapters post-train study lint package docs bench clean
 
 fit: $(VENV)/.base
 	$(BIN)/p2fit fit examples/chinchilla/chinchilla.csv --where "kept == 1"
@@ -18,6 +18,10 @@ test-adapters: $(ADAPTERS)/.test
 # Curves from a tiny model, and the law fitted to them; about a minute on one thread.
 post-train: $(ADAPTERS)/.test
 	PATH="$(abspath $(ADAPTERS))/bin:$$PATH" adapters/examples/tiny/run.sh
+
+# Every table and picture of examples/p2_study from its curves.
+study: $(VENV)/.test
+	$(BIN)/python tests/test_examples.py --rewrite examples/p2_study/README.md
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -3,14 +3,17 @@
 These are README.md, some pages of docs/ (see ``DOCS``) and those of examples/.
 
 In a ``console`` block each line ``$ p2fit ...`` is a command (a backslash at its end continues
-it) and what follows is its output (none with ``> /dev/null``). ``$ cat FILE`` shows a file that the
-page has from there on; other commands are left alone. A ``pycon`` block is a Python
-session. Commands run from a copy of the repository's root in which only examples/ is there, one
-page after another, each page from top to bottom. After a change of the output,
+it) and what follows is its output (none with ``> /dev/null``, its end with ``| tail -n 9``).
+``$ cat FILE`` shows a file that the page has from there on; other commands are left alone. A
+``pycon`` block is a Python session. Of a block that is called ``console sampled`` only the words
+are compared: what a sampler draws differs from machine to machine. Commands run from a copy of the
+repository's root in which only examples/ is there, one page after another, each page from top to
+bottom. After a change of the output,
 
-    python tests/test_examples.py --rewrite
+    python tests/test_examples.py --rewrite [PAGE ...]
 
-runs them all again, writes what they print into the pages, and names those that changed.
+runs them all again, writes what they print into the pages and the pictures that they draw into
+examples/, and names the pages that changed.
 """
 
 from __future__ import annotations
@@ -22,9 +25,10 @@ import io
 import itertools
 import re
 import shlex
+import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -40,7 +44,8 @@ EXAMPLES = ROOT / "examples"
 DOCS = [ROOT / "docs" / name for name in ("import.md", "laws.md", "planning.md", "pictures.md")]
 PAGES = [ROOT / "README.md", *DOCS, *sorted(EXAMPLES.rglob("*.md"))]
 FILES = sorted(EXAMPLES.rglob("*.csv"))
-BLOCK = re.compile(r"^```(console|pycon)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(console|pycon)( sampled)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TAIL = re.compile(r" \| tail -n (\d+)$")
 COMMAND = re.compile(r"^\$ (?:.*\\\n)*.*\n", re.MULTILINE)
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
@@ -53,22 +58,29 @@ def name(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def workplace() -> Iterator[None]:
-    """A temporary working directory with examples/ in it: what a command writes stays there."""
+def workplace(*, rewriting: bool = False) -> Iterator[None]:
+    """A temporary working directory with examples/ in it: what a command writes stays there, but
+    for the pictures of pages that are being rewritten."""
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "examples").symlink_to(EXAMPLES, target_is_directory=True)
+        if rewriting:
+            Path(folder, "examples").symlink_to(EXAMPLES, target_is_directory=True)
+        else:
+            shutil.copytree(EXAMPLES, Path(folder, "examples"))
         with contextlib.chdir(folder):
             yield
 
 
 def p2fit(command: str) -> str:
     """What ``p2fit ...`` prints."""
-    arguments = shlex.split(command.replace("\\\n", " "))[1:]
+    command = command.replace("\\\n", " ").strip()
+    last = TAIL.search(command)
+    arguments = shlex.split(TAIL.sub("", command))[1:]
     silent = arguments[-2:] == [">", "/dev/null"]
     arguments = arguments[:-2] if silent else arguments
     result = CliRunner().invoke(main, arguments, prog_name="p2fit", catch_exceptions=False)
     assert result.exit_code == 0, f"{command}\n{result.output}"
-    return "" if silent else result.output
+    shown = "" if silent else result.output
+    return "".join(shown.splitlines(keepends=True)[-int(last[1]) :]) if last else shown
 
 
 def console(block: str) -> str:
@@ -103,7 +115,19 @@ def session(block: str) -> str:
 def render(page: str) -> str:
     """A page with all its output made anew."""
     kinds = {"console": console, "pycon": session}
-    return BLOCK.sub(lambda found: f"```{found[1]}\n{kinds[found[1]](found[2])}```", page)
+
+    def anew(found: re.Match[str]) -> str:
+        kind, sampled, block = found.groups("")
+        return f"```{kind}{sampled}\n{kinds[kind](block)}```"
+
+    return BLOCK.sub(anew, page)
+
+
+def without_draws(page: str) -> list[str]:
+    """The lines of a page, without the numbers of its sampled blocks."""
+    return BLOCK.sub(
+        lambda found: NUMBER.sub("0", found[0]) if found[2] else found[0], page
+    ).splitlines()
 
 
 # ---------------------------------------------------------------- comparing
@@ -143,7 +167,7 @@ def test_page_shows_what_p2fit_prints(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     with workplace():
         new = render(text)
-    pairs = itertools.zip_longest(text.splitlines(), new.splitlines(), fillvalue="")
+    pairs = itertools.zip_longest(without_draws(text), without_draws(new), fillvalue="")
     wrong = [f"  page:  {a}\n  p2fit: {b}" for a, b in pairs if not same(a, b)]
     assert not wrong, (
         f"{name(page)} is out of date (python tests/test_examples.py --rewrite):\n"
@@ -183,11 +207,11 @@ def test_page_has_a_command_and_its_provenance(folder: Path) -> None:
 # ---------------------------------------------------------------- rewriting
 
 
-def rewrite() -> None:
-    """Write what p2fit prints now into every page."""
-    for page in PAGES:
+def rewrite(pages: Sequence[Path]) -> None:
+    """Write what p2fit prints now into pages, and draw their pictures."""
+    for page in pages:
         old = page.read_text(encoding="utf-8")
-        with workplace():
+        with workplace(rewriting=True):
             new = render(old)
         if new != old:
             page.write_text(new, encoding="utf-8")
@@ -195,6 +219,6 @@ def rewrite() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] != ["--rewrite"]:
-        sys.exit("usage: python tests/test_examples.py --rewrite")
-    rewrite()
+    if sys.argv[1:2] != ["--rewrite"]:
+        sys.exit("usage: python tests/test_examples.py --rewrite [PAGE ...]")
+    rewrite([Path(page).resolve() for page in sys.argv[2:]] or PAGES)
