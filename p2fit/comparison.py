@@ -25,7 +25,7 @@ import numpy as np
 import polars as pl
 
 from p2fit import metrics
-from p2fit.control import SUBTRACTED
+from p2fit.control import movement, told
 from p2fit.fit import Fit, fit_task
 from p2fit.identify import identify
 from p2fit.laws import LAWS, Array, Law, LawError, get_law
@@ -231,8 +231,9 @@ class Comparison:
         yield "data", f"{self.source}: {self.rows} rows, {self.runs} {unit}, the same for every law"
         for reason, count in self.excluded.items():
             yield "", f"left out {count}: {reason}"
-        if o["subtract_control"]:
-            yield "", SUBTRACTED
+        control = self.scores[0].fit.data["control"]
+        if control:
+            yield "", told(control)
         laws = [score.law for score in self.scores]
         held = {f"{n} = {v:g}": None for law in laws for n, v in law.fixed.items()}
         held |= {f"{n} = {v}": None for law in laws for n, v in law.tied.items()}
@@ -333,6 +334,7 @@ def _same_rows(
     if rest.get("by") is None and any("base_loss" in law.inputs for law in chosen):
         rest["by"] = [] if rest.get("pool") else [c for c in GROUPS if c in names]
     subtract = bool(rest.pop("subtract_control", False))
+    whole = curves.frame
     if subtract:  # before the filters, which leave the controls out
         frames = [without_drift(curves, law, target) for law in chosen]
         curves = replace(curves, frame=frames[0])
@@ -355,6 +357,9 @@ def _same_rows(
                 t,
                 frame=t.frame.sort(unit, maintain_order=True),
                 options=replace(t.options, subtract_control=subtract),
+                control={**moved, "subtracted": True}
+                if subtract and (moved := movement(t.frame, whole))
+                else None,
                 warnings=emptied,
             )
             for t in tasks(curves, law, **rest)

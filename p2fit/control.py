@@ -8,13 +8,13 @@ for it may be measured anew) and ``seed``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import polars as pl
 
 #: A control that moves by more than this share of the smallest excess breaks the law's premise.
 SHARE = 0.1
-
-#: What a summary says of losses from which it was taken.
-SUBTRACTED = "losses less the drift of the unpruned control"
 
 _BASE = pl.col("base_loss").round(3).alias("_base")
 _MODEL = ("family", "params", "_base")
@@ -42,23 +42,42 @@ def subtracted(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     return joined.with_columns(pl.col("loss") - here).drop("_drift", "_base"), without
 
 
-def drift_warning(pruned: pl.DataFrame, frame: pl.DataFrame) -> str | None:
-    """What the controls in ``frame`` say of the rows ``pruned`` that are to be fitted.
+def movement(pruned: pl.DataFrame, frame: pl.DataFrame) -> dict[str, float] | None:
+    """How the controls in ``frame`` of the models in ``pruned`` move, from its first tokens on.
 
     Returns:
-        A warning where a control moves by more than :data:`SHARE` of the smallest excess over
-        base_loss at the end of a run; None where none does, or there is no control.
+        ``low`` and ``high``, their least and largest loss less base_loss, and ``excess``, the
+        smallest excess over base_loss at the end of a pruned run, in nats per token; None without
+        a control.
     """
     frame, here = frame.with_columns(_BASE), pruned.with_columns(_BASE)
     models = [c for c in _MODEL if c in frame.columns]
-    controls = _controls(frame).join(here.select(models).unique(), on=models, nulls_equal=True)
+    controls = (
+        _controls(frame)
+        .join(here.select(models).unique(), on=models, nulls_equal=True)
+        .filter(pl.col("tokens") >= pruned["tokens"].min())
+    )
     if controls.is_empty():
         return None
     moved = controls["loss"] - controls["base_loss"]
     ends = pruned.sort("tokens").group_by("run", maintain_order=True).last()
-    smallest = float((ends["loss"] - ends["base_loss"]).min())  # type: ignore[arg-type]
-    low, high = float(moved.min()), float(moved.max())  # type: ignore[arg-type]
-    if max(-low, high) <= SHARE * smallest:
+    found = moved.min(), moved.max(), (ends["loss"] - ends["base_loss"]).min()
+    low, high, excess = map(float, found)  # type: ignore[arg-type]
+    return {"low": low, "high": high, "excess": excess}
+
+
+def told(control: Mapping[str, Any]) -> str:
+    """What a summary says of the controls beside which a fit was made."""
+    moved = f"{control['low']:+.2g} to {control['high']:+.2g} nats"
+    if control["subtracted"]:
+        return f"losses less the drift of the unpruned control, {moved}"
+    return f"the unpruned control moves by {moved}"
+
+
+def drift_warning(control: Mapping[str, Any]) -> str | None:
+    """A warning where a control moves by more than :data:`SHARE` of the smallest excess."""
+    low, high, smallest = (control[name] for name in ("low", "high", "excess"))
+    if control["subtracted"] or max(-low, high) <= SHARE * smallest:
         return None
     return (
         f"the unpruned controls move by {low:+.2g} to {high:+.2g} nats while they are trained on; "

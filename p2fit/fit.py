@@ -563,6 +563,7 @@ def fit_task(
             "runs": frame["run"].n_unique(),
             "excluded": dict(task.excluded),
             "chosen": task.why,
+            "control": task.control,
             "range": {
                 x: {"min": v.min(), "max": v.max(), "distinct": frame[x].n_unique()}
                 for x, v in columns.items()

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Literal
 
 import polars as pl
 
-from p2fit.control import drift_warning, subtracted
+from p2fit.control import drift_warning, movement, subtracted
 from p2fit.curves import REQUIRED, Curves, from_frame, read_curves
 from p2fit.identify import join
 from p2fit.laws import LAWS, Law, LawError, get_law
@@ -178,6 +178,9 @@ class Task:
     """Why this law, if it was chosen by the columns."""
     options: Options
     """What was asked for."""
+    control: Mapping[str, Any] | None = None
+    """How the unpruned controls move (:func:`p2fit.control.movement`), and whether that was
+    ``subtracted``; None where there is none."""
     warnings: tuple[str, ...] = ()
     """What the reader should know besides."""
 
@@ -227,11 +230,11 @@ def tasks(source: Source, law: str | Law | None = None, **options: Any) -> list[
     for values, frame in split_groups(whole, by):
         rows = select(frame, chosen, asked)
         group = dict(zip(by, values))
-        drifting = None
-        if controlled and rows.frame.height and not asked.subtract_control:
-            drifting = drift_warning(rows.frame, whole)
+        moved = movement(rows.frame, curves.frame) if controlled and rows.frame.height else None
+        control = moved and {**moved, "subtracted": asked.subtract_control}
+        drifting = control and drift_warning(control)
         said = (drifting,) if drifting else ()
-        task = Task(chosen, rows.frame, group, rows.excluded, curves, why, asked, said)
+        task = Task(chosen, rows.frame, group, rows.excluded, curves, why, asked, control, said)
         if rows.frame.height:
             found.append(task)
         else:

@@ -13,7 +13,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from p2fit.control import SUBTRACTED
+from p2fit.control import told
 from p2fit.diagnostics import UNMOVED
 from p2fit.diagnostics import faults as beyond
 from p2fit.rows import needs
@@ -102,6 +102,39 @@ def renderable(fit: Fit) -> Group:
     return Group(*parts)
 
 
+def overview(fits: Sequence[Fit]) -> Group:
+    """Several fits side by side: how well each does, and its parameters."""
+    excess = any(fit.metrics["r2_excess"] is not None for fit in fits)
+    r2 = "r2_excess" if excess else "r2"
+    sloped = any(fit.metrics["asd"] is not None for fit in fits)
+    heads = ["rows", "runs", "R² L−L₀" if excess else "R²", "RMSE", *(["ASD"] if sloped else [])]
+    scores = grid(["group"], [*heads, "determined"])
+    names = list(fits[0].parameters)
+    values = grid(["group"], names)
+    for fit, label in zip(fits, labels([fit.group for fit in fits])):
+        m, found = fit.metrics, fit.identification
+        scores.add_row(
+            label,
+            str(fit.data["used"]),
+            str(fit.data["runs"]),
+            *(number(m[n], 3) for n in (r2, "rmse", *(["asd"] if sloped else []))),  # type: ignore[arg-type]
+            f"{found['rank']} of {found['parameters']}",
+        )
+        values.add_row(label, *(_value(fit.parameters[n]) for n in names))
+    return Group(Text("all groups", style="bold"), Text(), scores, Text(), values)
+
+
+def _value(p: Estimate) -> str:
+    return number(p.estimate, 3) if p.identified or p.fixed else "open"
+
+
+def labels(groups: Sequence[Mapping[str, str]]) -> list[str]:
+    """What tells groups apart: their values of the columns that are not the same for all; empty
+    where they are one group."""
+    differ = [c for c in groups[0] if len({group[c] for group in groups}) > 1]
+    return [", ".join(group[c] for c in differ) for group in groups]
+
+
 def html(fit: Fit) -> str:
     """A fragment of HTML for a notebook."""
     facts = "".join(
@@ -172,8 +205,8 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
     yield "data", f"{data['source']}: {rows}"
     for reason, count in data["excluded"].items():
         yield "", f"left out {count}: {reason}"
-    if options.get("subtract_control"):
-        yield "", SUBTRACTED
+    if data.get("control"):
+        yield "", told(data["control"])
     for target, name in data["columns"].items():
         yield "", f"{target} taken from {name}"
     if fit.posterior is not None:

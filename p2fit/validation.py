@@ -39,6 +39,10 @@ _PLAIN = ("checkpoints:0.2", "params:largest", "run")
 _POWER_ROWS = 4
 
 
+#: One rate asked for comes out a little different for every size, as layers and heads are whole.
+_SAME_RATE = 1.1
+
+
 @dataclass(frozen=True)
 class Skill:
     """A simple baseline on the held-out points, and how much better the law does."""
@@ -197,7 +201,8 @@ def validate(
         source, law: as in :func:`p2fit.fit_each`.
         holdout: what to hold out. ``checkpoints:0.2``: the last 20 % of each run's checkpoints,
             by count; ``tokens:0.2``: the last 20 % of its range of tokens; ``params:largest``:
-            the largest value of an input of the law; ``run``: each run in turn; ``k-fold:5``:
+            the largest value of an input of the law (pruning rates within a tenth of the next
+            count as one); ``run``: each run in turn; ``k-fold:5``:
             each of 5 random parts of the runs in turn. Empty: ``checkpoints:0.2``,
             ``params:largest`` and ``pruning_rate:largest`` for laws with a pruning rate, else
             ``run`` in place of the last; what the curves do not allow is skipped.
@@ -304,8 +309,10 @@ def _plan(task: Task, holdout: str) -> _Plan | str:
         distinct = len(np.unique(column))
         if distinct < 2:
             return f"1 distinct value of {x}, 2 needed"
-        top = column.max()
-        return _Plan(f"{x} = {top:.4g}, the largest of {distinct} values", [rows[column == top]])
+        levels = _levels(np.unique(column), _SAME_RATE if x == "pruning_rate" else 1.0)
+        low, high = levels[-1][[0, -1]]
+        span = f"{high:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+        return _Plan(f"{x} = {span}, the largest of {len(levels)} values", [rows[column >= low]])
     folds = int(value) if kind == "k-fold" else len(names)
     if len(names) < max(folds, 2):
         return f"{len(names)} run{'s' * (len(names) != 1)}, {max(folds, 2)} needed"
@@ -318,6 +325,13 @@ def _plan(task: Task, holdout: str) -> _Plan | str:
         part = (shuffled % folds)[run]
     order = np.argsort(part, kind="stable")
     return _Plan(about, np.split(order, np.cumsum(np.bincount(part))[:-1]))
+
+
+def _levels(values: Array, ratio: float) -> list[Array]:
+    """Distinct values, ascending, in parts that differ by more than a ratio; one value each where
+    all would be one part."""
+    parts = np.split(values, np.flatnonzero(values[1:] > ratio * values[:-1]) + 1)
+    return parts if len(parts) > 1 else np.split(values, len(values))
 
 
 def _timed(frame: pl.DataFrame) -> bool:
@@ -652,6 +666,34 @@ def _renderable(validation: Validation) -> Any:
     return Group(*parts)
 
 
+def overview(found: Sequence[Validation]) -> Any:
+    """Several hold-outs and groups side by side: each with the best of its baselines."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from p2fit.show import grid, labels, number
+
+    names = labels([v.group for v in found])
+    grouped = any(names)
+    excess = any(v.score is not None and v.score.r2_excess is not None for v in found)
+    heads = ["held out", "RMSE", "R² L−L₀" if excess else "R²", "in 95 %", "skill"]
+    table = grid(["hold-out", *(["group"] if grouped else [])], [*heads, "over"])
+    for v, label in zip(found, names):
+        s = v.score
+        best = min(s.skills, key=lambda k: k.rmse, default=None) if s else None
+        cells = [
+            str(v.held_out),
+            number(None if s is None else s.rmse, 3),
+            number(None if s is None else s.r2_excess if excess else s.r2, 3),
+            "—" if s is None or s.coverage is None else f"{100 * s.coverage:.0f} %",
+            "—" if best is None else _signed(best.skill),
+            "—" if best is None else best.baseline,
+        ]
+        table.add_row(v.holdout, *([label] if grouped else []), *cells)
+    note = Text("skill over the best of its baselines: 1 - RMSE / RMSE of the baseline", "dim")
+    return Group(Text("all hold-outs", style="bold"), Text(), table, Text(), note)
+
+
 def _facts(v: Validation) -> list[tuple[str, str]]:
     from p2fit.show import number
 
@@ -739,7 +781,10 @@ def _table(v: Validation) -> Any:
     for name in baselines:
         column(f"skill: {name}", lambda s, name=name: _signed(_of(s, name)))  # type: ignore[misc]
     for title in cells:
-        table.add_column(title, justify="left" if title == "run" else "right", overflow="fold")
+        if title == "run":
+            table.add_column(title, no_wrap=True, overflow="ellipsis")
+        else:
+            table.add_column(title, justify="right", overflow="fold")
     for row in zip(*cells.values()):
         table.add_row(*row)
     return table

@@ -109,7 +109,14 @@ def test_groups(dense: Path, tmp_path: Path) -> None:
     document = json.loads(found.stdout)
     assert [d["group"] for d in document] == [{"train_set": "c4"}, {"train_set": "pile"}]
     assert json.loads((tmp_path / "f.json").read_text()) == document
-    assert run("fit", tmp_path / "two.csv", "--by", "train_set").stdout.count("parameter ") == 2
+    shown = run("fit", tmp_path / "two.csv", "--by", "train_set").stdout
+    assert shown.count("parameter ") == 2
+    scores, values = shown.split("\nall groups\n\n")[1].split("\n\n")
+    for d, score, value in zip(document, scores.splitlines()[1:], values.splitlines()[1:]):
+        assert score.split()[:3] == [d["group"]["train_set"], "30", "30"]
+        assert score.split()[3] == f"{d['metrics']['r2']:.3g}"
+        estimates = [f"{p['estimate']:.3g}" for p in d["parameters"].values()]
+        assert value.split() == [d["group"]["train_set"], *estimates]
 
 
 def test_a_fit_with_warnings_exits_0(curves: Path) -> None:

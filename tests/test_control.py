@@ -67,6 +67,21 @@ def test_a_drift_of_a_tenth_of_the_smallest_excess_is_warned_about() -> None:
     assert "+0." in said(0.02)[0]
 
 
+def test_a_control_is_told_of_from_the_first_fitted_tokens_on() -> None:
+    table = curves(-0.02)
+    moved = table.filter(pl.col("pruning_rate") == 0).select(
+        "tokens", moved=pl.col("loss") - pl.col("base_loss")
+    )
+    for first in (0, 3e8):
+        fit = p2fit.fit(table, "p2", min_tokens=first)
+        here = moved.filter(pl.col("tokens") >= first)["moved"]
+        control = fit.data["control"]
+        assert control["low"] == pytest.approx(here.min())
+        assert control["high"] == pytest.approx(here.max())
+        assert control["subtracted"] is False
+    assert p2fit.fit(table.filter(pl.col("pruning_rate") > 0), "p2").data["control"] is None
+
+
 @settings(deadline=None)
 @given(drift=st.floats(-0.05, 0.05), order=st.permutations(range(12)))
 def test_taking_off_the_control_does_not_depend_on_the_order_of_runs(
@@ -112,7 +127,11 @@ def test_laws_are_compared_without_the_drift() -> None:
         assert score.rmse_log is not None
         assert score.rmse_log < 1e-4
     assert "losses less the drift of the unpruned control" in str(found)
-    assert "less the drift" in str(p2fit.fit(table, "p2", subtract_control=True))
+    mended = p2fit.fit(table, "p2", subtract_control=True)
+    low, high = mended.data["control"]["low"], mended.data["control"]["high"]
+    assert f"less the drift of the unpruned control, {low:+.2g} to {high:+.2g} nats" in str(mended)
+    assert f"control, {low:+.2g} to {high:+.2g} nats" in str(found)
+    assert f"the unpruned control moves by {low:+.2g} to {high:+.2g}" in str(p2fit.fit(table, "p2"))
     with pytest.raises(p2fit.FitError, match="chinchilla-pruned does not read base_loss"):
         p2fit.compare(table, ["p2", "chinchilla-pruned"], subtract_control=True)
 

@@ -20,6 +20,7 @@ from p2fit.cli import main
 from p2fit.plan import compute
 from p2fit.plan.tokens import closed, searched
 from p2fit.quantities import Quantity, spread
+from p2fit.show import reach
 from tests import simulate
 from tests import test_formulas as formulas
 
@@ -454,7 +455,13 @@ def test_commands_are_the_functions(pruned: p2fit.Fit, dense: p2fit.Fit, tmp_pat
         for rate in (0.2, 0.3)
     ]
     assert json.loads(run(*asked, "--json")[1]) == [plan.to_dict() for plan in plans]
-    assert run(*asked)[1] == f"{plans[0]}\n{plans[1]}"
+    each, every = run(*asked)[1].split("\ntokens, all of them\n")
+    assert each == f"{plans[0]}\n{plans[1]}"
+    rows = [line.split() for line in every.splitlines()[-2:]]
+    assert rows == [
+        [f"{plan.at['pruning_rate']}", *(reach(goal.tokens.value, 3) for goal in plan.goals)]
+        for plan in plans
+    ]
     dense.save(file)
     code, stdout, _ = run("plan", "compute", file, "--flops", "1e22", "--json")
     assert code == 0
@@ -462,6 +469,37 @@ def test_commands_are_the_functions(pruned: p2fit.Fit, dense: p2fit.Fit, tmp_pat
     assert json.loads(stdout) == p2fit.plan_compute(dense, decades).to_dict()
     code, stdout, _ = run("plan", "compute", file, "--flops", "1e20..1e24")
     assert stdout == str(p2fit.plan_compute(dense, decades))
+
+
+def test_tokens_for_every_pruned_model_of_the_curves(tmp_path: Path) -> None:
+    table = pl.DataFrame(simulate.p2(seed=0, noise=0.0)).with_columns(method=pl.lit("depth"))
+    right_after = table.group_by("run", maintain_order=True).first()
+    right_after = right_after.with_columns(pl.lit(0.0).alias("tokens"), pl.col("loss") + 2)
+    others = table.head(20).with_columns(pl.lit("w").alias("run"), method=pl.lit("width"))
+    control = right_after.head(1).with_columns(pl.lit("c").alias("run"), pruning_rate=pl.lit(0.0))
+    file, curves = tmp_path / "fit.json", tmp_path / "curves.csv"
+    pl.concat([table, right_after, others, control]).write_csv(curves)
+    fit = p2fit.fit(table, "p2")
+    fit.save(file)
+    code, stdout, _ = run(
+        "plan", "tokens", file, "--curves", curves, "--recover", "50%", "--gain", 0.01, "--json"
+    )
+    assert code == 0
+    plans = json.loads(stdout)
+    models = table.select("params", "pruning_rate", "base_loss").unique().sort(pl.all())
+    assert [plan["at"] for plan in plans] == models.to_dicts()
+    for plan in plans:
+        alone = p2fit.plan_tokens(fit, plan["at"], recover=[0.5], gain=[0.01], curves=curves)
+        assert plan == alone.to_dict()
+    shown = run("plan", "tokens", file, "--curves", curves, "--gain", 0.01)[1]
+    assert shown.count("\n") > 9
+    assert shown.split("all of them\n")[1].split()[:3] == ["params", "pruning_rate", "base_loss"]
+    curves.write_text(
+        "run,method,params,pruning_rate,base_loss,tokens,loss\nc,depth,1e9,0,3,1e9,3\n"
+    )
+    code, _, stderr = run("plan", "tokens", file, "--curves", curves, "--gain", 0.01)
+    assert code == 2
+    assert "curves.csv: no row of the fit's group" in stderr
 
 
 def test_bad_commands_say_so_in_one_line(dense: p2fit.Fit, tmp_path: Path) -> None:

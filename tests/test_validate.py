@@ -104,6 +104,21 @@ def test_the_largest_value_of_an_input(column: str) -> None:
     assert held(found) == set(top.select("run", "tokens").iter_rows())
 
 
+def test_rates_that_came_out_alike_are_held_out_together() -> None:
+    """A rate asked for is a little different at every size; others stay apart."""
+    table = pl.DataFrame(simulate.p2(**SMALL))
+    # 0.15, 0.25 and 0.35 of the layers, less where the embeddings weigh more
+    less = pl.col("params").replace_strict({5e8: 0.86, 1.5e9: 0.93, 3e9: 1.0})
+    found = one(table.with_columns(pl.col("pruning_rate") * less), "pruning_rate:largest")
+    top = table.filter(pl.col("pruning_rate") == 0.35)
+    assert held(found) == set(top.select("run", "tokens").iter_rows())
+    assert found.about == "pruning_rate = 0.301 to 0.35, the largest of 3 values"
+    # Where every rate is near the next, the largest is the largest.
+    close = pl.col("pruning_rate").replace_strict({0.15: 0.33, 0.25: 0.34, 0.35: 0.35})
+    found = one(table.with_columns(close), "pruning_rate:largest", **QUICK)
+    assert held(found) == set(top.select("run", "tokens").iter_rows())
+
+
 def test_each_run_is_left_out_once() -> None:
     table = pl.DataFrame(simulate.p2(**SMALL))
     found = one(table, "run", **QUICK)
@@ -411,7 +426,18 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_command_prints_every_hold_out(path: Path) -> None:
     found = run("validate", path)
     assert found.exit_code == 0
-    assert found.stdout == "\n".join(str(v) for v in validate(path))
+    each, every = found.stdout.split("\nall hold-outs\n")
+    made = validate(path)
+    assert each == "\n".join(str(v) for v in made)
+    rows = [line.split() for line in every.splitlines()[2:] if line][:-1]
+    assert [row[0] for row in rows] == [v.holdout for v in made]
+    for row, v in zip(rows, made):
+        if v.score is None:
+            assert row[1:] == [str(v.held_out), *"—————"]
+            continue
+        best = min(v.score.skills, key=lambda k: k.rmse)
+        assert row[1:3] == [str(v.held_out), f"{v.score.rmse:.3g}"]
+        assert row[-3:] == [f"{best.skill:+.2f}", *best.baseline.split()]
     assert max(map(len, found.stdout.splitlines())) <= 100
 
 

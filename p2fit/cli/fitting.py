@@ -91,7 +91,9 @@ def fit(
     if as_json:
         click.echo(to_json(fits), nl=False)
     else:
-        print_all(fits)
+        from p2fit.show import overview
+
+        print_all(fits, overview=overview)
     drawn = [one for one in fits if one.posterior is not None]
     if not (allow_unconverged or all(one.converged for one in drawn)):
         click.get_current_context().exit(3)

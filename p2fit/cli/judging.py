@@ -90,6 +90,7 @@ def validate(
       p2fit validate curves.csv --holdout checkpoints:0.2 --plot validate.png
       p2fit validate curves.csv --holdout run --holdout k-fold:10 --json
     """
+    from p2fit.validation import overview
     from p2fit.validation import validate as validate_law
 
     with working(f"validating on {curves}") as progress:
@@ -98,7 +99,7 @@ def validate(
         from p2fit.pictures import draw_validation, save
 
         save(draw_validation(found), picture)
-    print_all(found, as_json, as_list=True)
+    print_all(found, as_json, as_list=True, overview=overview)
 
 
 @click.command()

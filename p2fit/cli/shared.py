@@ -151,8 +151,15 @@ def echo(renderable: Any) -> None:
         click.echo(text(renderable), nl=False)
 
 
-def print_all(found: Sequence[Any], as_json: bool = False, *, as_list: bool = False) -> None:
-    """Results one below the other; as JSON a list, or a lone one by itself unless ``as_list``."""
+def print_all(
+    found: Sequence[Any],
+    as_json: bool = False,
+    *,
+    as_list: bool = False,
+    overview: Callable[[Sequence[Any]], Any] | None = None,
+) -> None:
+    """Results one below the other, then what ``overview`` makes of several; as JSON a list, or a
+    lone one by itself unless ``as_list``."""
     if as_json:
         documents = [one.to_dict() for one in found]
         print_json(documents if as_list or len(documents) > 1 else documents[0])
@@ -161,6 +168,9 @@ def print_all(found: Sequence[Any], as_json: bool = False, *, as_list: bool = Fa
         if i:
             click.echo()
         echo(one)
+    if overview is not None and len(found) > 1:
+        click.echo()
+        echo(overview(found))
 
 
 def print_json(document: Any) -> None:

@@ -154,7 +154,8 @@ def plan() -> None:
     "--curves",
     type=click.Path(dir_okay=False),
     metavar="CURVES.CSV",
-    help="Or the curves that have it, in a row of tokens = 0 at the same inputs.",
+    help="Or the curves that have it, in a row of tokens = 0 at the same inputs. Without any "
+    "inputs: plan for every pruned model in them.",
 )
 @click.option(
     "--kept",
@@ -164,26 +165,36 @@ def plan() -> None:
     "leaves, or all of them where the method is N:M.",
 )
 @json_option
-def tokens(fits: list[Fit], inputs: dict[str, list[float]], as_json: bool, **options: Any) -> None:
+def tokens(
+    fits: list[Fit],
+    inputs: dict[str, list[float]],
+    curves: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Tokens to a loss, to win back what pruning cost, or until more hardly helps.
 
-    One table for every combination of the inputs. "never" means that the law does not go there;
-    "can be reached" is the share of the draws in which it does.
+    One table for every combination of the inputs, and one for all of them. "never" means that the
+    law does not go there; "can be reached" is the share of the draws in which it does.
 
     \b
     Examples:
       p2fit plan tokens fit.json --params 8B --loss 2.1 --gain 0.01
       p2fit plan tokens fit.json --params 8B --pruning-rate 0.2,0.3 --base-loss 2.05 \\
         --recover 90% --curves curves.csv
+      p2fit plan tokens fit.json --curves curves.csv --recover 50% --gain 0.01
     """
-    from p2fit.plan.tokens import plan_tokens
+    from p2fit.plan.tokens import models, overview, plan_tokens
 
     found = []
     for f in fits:
-        points = _crossed(inputs, f.law, ("base_loss", "params", "pruning_rate"))
-        rows = [dict(zip(points, values)) for values in zip(*points.values())] or [{}]
-        found += [plan_tokens(f, row, **options) for row in rows]
-    print_all(found, as_json)
+        if inputs or curves is None:
+            points = _crossed(inputs, f.law, ("base_loss", "params", "pruning_rate"))
+            rows = [dict(zip(points, values)) for values in zip(*points.values())] or [{}]
+        else:
+            rows = models(f, curves)
+        found += [plan_tokens(f, row, curves=curves, **options) for row in rows]
+    print_all(found, as_json, overview=overview)
 
 
 @plan.command()

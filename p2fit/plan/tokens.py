@@ -19,7 +19,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 
+from p2fit.curves import Curves
 from p2fit.fit import Fit
 from p2fit.laws import Array, Law
 from p2fit.plan.separate import separate
@@ -227,6 +229,49 @@ def plan_tokens(
     )
 
 
+def models(fit: Fit, curves: Source) -> list[dict[str, float]]:
+    """Every distinct setting of the law's inputs but tokens in the rows of curves that belong to
+    the fit's group, without the unpruned: what :func:`plan_tokens` takes as ``at``.
+
+    Raises:
+        CurvesError, FitError: what is wrong with the curves; none of them is of the group.
+    """
+    others = [x for x in fit.law.inputs if x != "tokens"]
+    read_, mine = _of_group(fit, curves)
+    rows = read_.frame.filter(mine)
+    if "pruning_rate" in others:
+        rows = rows.filter(pl.col("pruning_rate") > 0)
+    ordered = sorted(others, key=_rank)
+    found = rows.select(pl.col(ordered).cast(float)).unique().sort(ordered)
+    if found.is_empty():
+        raise FitError(f"{read_.source}: no row of the fit's group")
+    return found.to_dicts()
+
+
+def _rank(x: str) -> tuple[bool, str]:
+    return x == "base_loss", x  # which goes with params
+
+
+def overview(plans: Sequence[TokensPlan]) -> Any:
+    """Several plans side by side: the tokens of each goal."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from p2fit.show import grid, labels, number, reach
+
+    names = labels([plan.group for plan in plans])
+    grouped = any(names)
+    differ = [x for x in plans[0].at if any(plan.at[x] != plans[0].at[x] for plan in plans)]
+    inputs = sorted(differ, key=_rank)
+    left = [*(["group"] if grouped else []), *inputs]
+    table = grid(left, [goal.label for goal in plans[0].goals])
+    for plan, label in zip(plans, names):
+        at = [number(plan.at[x]) for x in inputs]
+        cells = [reach(goal.tokens.value, 3) for goal in plan.goals]
+        table.add_row(*([label] if grouped else []), *at, *cells)
+    return Group(Text("tokens, all of them", style="bold"), Text(), table)
+
+
 # ---------------------------------------------------------------- the tokens of one goal
 
 
@@ -331,21 +376,30 @@ def _measured(fit: Fit, point: Mapping[str, float], curves: Source | None) -> fl
             "with a row of tokens = 0"
         )
     others = [x for x in fit.law.inputs if x != "tokens"]
-    read_ = read(curves, None, needs=("tokens", "loss", *others), numeric=others)
+    read_, mine = _of_group(fit, curves)
     frame = read_.frame
     rows = np.flatnonzero(frame["tokens"].to_numpy() == 0)
-    same = np.ones(len(rows), bool)
+    same = mine.to_numpy()[rows]
     for x in others:
         same &= np.isclose(frame[x].to_numpy()[rows], point[x], rtol=_SAME, atol=0)
-    for name, value in fit.group.items():
-        if name in frame.columns:
-            same &= frame[name].cast(str).to_numpy()[rows] == value
     if not same.any():
         at = ", ".join(f"{x} = {point[x]:g}" for x in others)
         raise FitError(
             f"{read_.source}: no row of tokens = 0 at {at}; there are {len(rows)} others"
         )
     return float(frame["loss"].to_numpy()[rows[same]].mean())
+
+
+def _of_group(fit: Fit, curves: Source) -> tuple[Curves, pl.Series]:
+    """Curves, and which of their rows belong to the fit's group."""
+    others = [x for x in fit.law.inputs if x != "tokens"]
+    found = read(curves, None, needs=("tokens", "loss", *others), numeric=others)
+    frame = found.frame
+    mine = pl.Series([True] * frame.height)
+    for name, value in fit.group.items():
+        if name in frame.columns:
+            mine &= frame[name].cast(str) == value
+    return found, mine
 
 
 def _kept(fit: Fit, point: Mapping[str, float]) -> float | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from p2fit.control import SUBTRACTED
+from p2fit.control import told
 from p2fit.curves import FRAME
 from p2fit.fit import Estimate, Fit
 from p2fit.identify import join
@@ -170,8 +170,8 @@ def facts(fit: Fit) -> Iterator[tuple[str, str]]:
     yield "Rows", used
     for reason, rows in data["excluded"].items():
         yield "Left out", f"{plural(rows, 'row')}: {reason}"
-    if options.get("subtract_control"):
-        yield "Control", SUBTRACTED
+    if data.get("control"):
+        yield "Control", told(data["control"])
     for name, span in data["range"].items():
         low, high = (shown(name, span[end]) for end in ("min", "max"))
         ends = low if low == high else f"{low} to {high}"
