@@ -51,6 +51,14 @@ def crossed(values: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
     return {x: list(column) for x, column in zip(values, zip(*rows))}
 
 
+def alike(values: Array) -> list[Array]:
+    """Distinct values, ascending, in parts: a part ends where the next value is more than a tenth
+    larger. One pruning rate asked for, for one, comes out a little different for every size, as
+    layers and heads are whole. Where all would be one part, each value is one."""
+    parts = np.split(values, np.flatnonzero(values[1:] > 1.1 * values[:-1]) + 1)
+    return parts if len(parts) > 1 else np.split(values, len(values))
+
+
 def outside(fit: Fit, columns: Mapping[str, Any]) -> dict[str, Array]:
     """How far outside the fitted range each input is, in decades: below it negative, within 0."""
     found = {}

@@ -18,6 +18,7 @@ import polars as pl
 from p2fit import metrics
 from p2fit.fit import Fit, fit_task
 from p2fit.laws import Array, Law
+from p2fit.points import alike
 from p2fit.problem import Index
 from p2fit.rows import FitError, Source, Task, tasks
 from p2fit.solving import Solved, solve_task
@@ -37,10 +38,6 @@ _PLAIN = ("checkpoints:0.2", "params:largest", "run")
 #: A power law per run has three parameters; from this many checkpoints it is more than a line
 #: through its points.
 _POWER_ROWS = 4
-
-
-#: One rate asked for comes out a little different for every size, as layers and heads are whole.
-_SAME_RATE = 1.1
 
 
 @dataclass(frozen=True)
@@ -309,7 +306,8 @@ def _plan(task: Task, holdout: str) -> _Plan | str:
         distinct = len(np.unique(column))
         if distinct < 2:
             return f"1 distinct value of {x}, 2 needed"
-        levels = _levels(np.unique(column), _SAME_RATE if x == "pruning_rate" else 1.0)
+        values = np.unique(column)
+        levels = alike(values) if x == "pruning_rate" else np.split(values, distinct)
         low, high = levels[-1][[0, -1]]
         span = f"{high:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
         return _Plan(f"{x} = {span}, the largest of {len(levels)} values", [rows[column >= low]])
@@ -325,13 +323,6 @@ def _plan(task: Task, holdout: str) -> _Plan | str:
         part = (shuffled % folds)[run]
     order = np.argsort(part, kind="stable")
     return _Plan(about, np.split(order, np.cumsum(np.bincount(part))[:-1]))
-
-
-def _levels(values: Array, ratio: float) -> list[Array]:
-    """Distinct values, ascending, in parts that differ by more than a ratio; one value each where
-    all would be one part."""
-    parts = np.split(values, np.flatnonzero(values[1:] > ratio * values[:-1]) + 1)
-    return parts if len(parts) > 1 else np.split(values, len(values))
 
 
 def _timed(frame: pl.DataFrame) -> bool:

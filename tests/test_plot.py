@@ -230,5 +230,9 @@ def test_counts_and_steps() -> None:
     assert len(many.words) == 6
     assert many.words[0] == "100M–203M"
     assert many.of(np.array([1e8, 2.02e8, 1e10])).tolist() == [0, 0, 5]
+    alike = np.array([0.13, 0.141, 0.147, 0.26, 0.282, 0.294, 0.39, 0.423, 0.44])
+    rates = Steps("pruning_rate", alike)
+    assert rates.words == ["0.13–0.147", "0.26–0.294", "0.39–0.44"]
+    assert rates.of(alike).tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     few = Steps("pruning_rate", np.array([0.1, 0.5, 0.1]))
     assert few.words == ["0.1", "0.5"]

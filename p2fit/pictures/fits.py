@@ -65,7 +65,9 @@ def draw_curves(fit: Fit, frame: pl.DataFrame) -> Figure:
     if steps is None:
         legend(figure, {**words, **kinds})
     else:
-        middle = ", a curve for the middle of each group" if steps.grouped else ""
+        each = [part[steps.name].to_numpy() for part in drawn]
+        thinned = any(len(np.unique(v)) > len(np.unique(steps.of(v))) for v in each)
+        middle = ", a curve for the middle of each group" if thinned else ""
         ordered = {word: words[word] for word in steps.words if word in words}
         legend(figure, kinds, ordered, label(steps.name) + middle)
     return figure

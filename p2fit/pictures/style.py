@@ -13,6 +13,7 @@ import numpy as np
 
 from p2fit.files import replacing
 from p2fit.laws import Array
+from p2fit.points import alike
 from p2fit.rows import FitError
 
 if TYPE_CHECKING:
@@ -227,13 +228,17 @@ def spread(names: Sequence[Any], number: int) -> list[Any]:
 class Steps:
     """Colours for the values of a column that has an order, and their words for a legend.
 
-    Up to eight values have a colour each; more are put into six groups of equal number.
+    Up to eight values have a colour each; of more, those that are nearly alike share one, and where
+    that leaves too many they are put into six groups of equal number.
     """
 
     def __init__(self, name: str, values: Array) -> None:
         self.name, distinct = name, np.unique(values)
-        self.grouped = len(distinct) > len(STEPS)
-        parts = np.array_split(distinct, 6 if self.grouped else len(distinct))
+        parts = np.split(distinct, len(distinct))
+        if len(parts) > len(STEPS):
+            parts = alike(distinct)
+        if len(parts) > len(STEPS):
+            parts = np.array_split(distinct, 6)
         self.edges = np.array([part[0] for part in parts])
         self.middles = [float(part[(len(part) - 1) // 2]) for part in parts]
         self.colours = spread(STEPS, len(parts))
