@@ -494,6 +494,11 @@ def test_tokens_for_every_pruned_model_of_the_curves(tmp_path: Path) -> None:
     shown = run("plan", "tokens", file, "--curves", curves, "--gain", 0.01)[1]
     assert shown.count("\n") > 9
     assert shown.split("all of them\n")[1].split()[:3] == ["params", "pruning_rate", "base_loss"]
+    # A filter of the fit takes whole runs, their rows of tokens = 0 too.
+    p2fit.fit(table, "p2", where="pruning_rate > 0.2 and tokens > 1e8").save(file)
+    code, stdout, _ = run("plan", "tokens", file, "--curves", curves, "--recover", "50%", "--json")
+    fewer = [plan["at"] for plan in json.loads(stdout)]
+    assert fewer == models.filter(pl.col("pruning_rate") > 0.2).to_dicts()
     curves.write_text(
         "run,method,params,pruning_rate,base_loss,tokens,loss\nc,depth,1e9,0,3,1e9,3\n"
     )

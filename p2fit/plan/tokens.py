@@ -28,7 +28,7 @@ from p2fit.plan.separate import separate
 from p2fit.points import outside, table
 from p2fit.prediction import beyond
 from p2fit.quantities import Parameters, Quantity, finite, open_parameters, spread
-from p2fit.rows import FitError, Source, read
+from p2fit.rows import FitError, Source, read, where_expression
 
 #: Tokens among which a law without a closed form is searched; beyond them is never.
 SEARCHED = (1.0, 1e24)
@@ -230,8 +230,8 @@ def plan_tokens(
 
 
 def models(fit: Fit, curves: Source) -> list[dict[str, float]]:
-    """Every distinct setting of the law's inputs but tokens in the rows of curves that belong to
-    the fit's group, without the unpruned: what :func:`plan_tokens` takes as ``at``.
+    """Every distinct setting of the law's inputs but tokens in the curves of the fit's group and
+    filter, without the unpruned: what :func:`plan_tokens` takes as ``at``.
 
     Raises:
         CurvesError, FitError: what is wrong with the curves; none of them is of the group.
@@ -391,7 +391,7 @@ def _measured(fit: Fit, point: Mapping[str, float], curves: Source | None) -> fl
 
 
 def _of_group(fit: Fit, curves: Source) -> tuple[Curves, pl.Series]:
-    """Curves, and which of their rows belong to the fit's group."""
+    """Curves, and which of their rows are of the fit's group and of runs that its filter takes."""
     others = [x for x in fit.law.inputs if x != "tokens"]
     found = read(curves, None, needs=("tokens", "loss", *others), numeric=others)
     frame = found.frame
@@ -399,6 +399,10 @@ def _of_group(fit: Fit, curves: Source) -> tuple[Curves, pl.Series]:
     for name, value in fit.group.items():
         if name in frame.columns:
             mine &= frame[name].cast(str) == value
+    where = fit.options["where"]
+    if where and "run" in frame.columns:
+        taken = frame.filter(where_expression(where, frame))["run"].unique()
+        mine &= frame["run"].is_in(taken.implode())
     return found, mine
 
 
