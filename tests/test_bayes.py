@@ -49,10 +49,21 @@ def built(source: Any, law: str | None = None, **options: Any) -> tuple[Posterio
 
 
 CURVES = simulate.p2(seed=0, offset=0.01, checkpoints=6)
+# Slopes of their own for every run, which no parameter of the law can follow.
+BENT = {
+    **CURVES,
+    "loss": np.array(CURVES["loss"])
+    * (np.array(CURVES["tokens"]) / 3e8)
+    ** np.repeat(np.random.default_rng(1).normal(0, 0.05, 9), 6),
+}
 KAPLAN = simulate.chinchilla(30, seed=0)
 POSTERIORS: dict[str, dict[str, Any]] = {
     "one row per run": {"source": simulate.chinchilla(30, seed=1)},
     "runs with offsets": {"source": CURVES},
+    "runs that the law fits badly": {"source": BENT},
+    "the same with standard errors": {
+        "source": {**BENT, "loss_stderr": np.geomspace(1e-3, 1e-2, len(BENT["loss"]))}
+    },
     "normal noise": {"source": CURVES, "noise": "normal"},
     "standard errors": {
         "source": {**CURVES, "loss_stderr": np.geomspace(1e-3, 1e-2, len(CURVES["loss"]))}
