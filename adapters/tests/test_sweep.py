@@ -236,3 +236,35 @@ def test_ways_to_run_do_not_go_together(tmp_path: Path, text: str) -> None:
     result = call(*arguments)
     assert result.exit_code == 2
     assert "give one of --dry-run, --index, --jobs and --ray" in result.stderr
+
+
+STUDY = Path(__file__).resolve().parents[2] / "examples" / "p2_study"
+
+
+@pytest.mark.parametrize("name", ["sweep.toml", "sweep.gpu.toml"])
+def test_the_study_has_what_the_laws_need(name: str, tmp_path: Path) -> None:
+    """Decayed bases of 20 tokens per parameter and more, each with its control and three rates of
+    three methods; and sparse pre-training of three sizes, four sparsities and three budgets."""
+    sweep = read_sweep(STUDY / name, tmp_path)
+    pretrained = [job for job in sweep.jobs if job.kind == "pretrain"]
+    bases = [job for job in pretrained if job.settings.save_model]
+    assert len({job.model for job in bases}) >= 4
+    for base in bases:
+        assert base.settings.training.tokens >= 19.9 * base.params
+        assert base.settings.training.decay > 0
+        pruned = [job.settings for job in sweep.jobs if job.needs == (base.folder,)]
+        assert {s.pruning.method for s in pruned} >= {"none", "depth", "width", "1:4", "2:4", "3:4"}
+        for method in ("depth", "width"):
+            assert len({s.pruning.rate for s in pruned if s.pruning.method == method}) >= 3
+        assert all(s.training.evals >= 15 for s in pruned)
+        assert len({s.training.seed for s in pruned}) >= 2
+    grid = [job for job in pretrained if not job.settings.save_model]
+    assert len({job.model for job in grid}) >= 3
+    for model in {job.model for job in grid}:
+        cells = {
+            (job.settings.sparsity.final, job.settings.training.tokens)
+            for job in grid
+            if job.model == model
+        }
+        assert len(cells) >= 12
+        assert {final for final, _ in cells} >= {0.0}
