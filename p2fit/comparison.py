@@ -269,8 +269,8 @@ def compare(
         noise, prior: of the Bayesian model, as in :class:`p2fit.BayesOptions`; a prior goes to
             every law that has the parameter.
         progress: called with fits done and in all.
-        options: the fields of :class:`Options`. What is fixed or tied is so in every law that has
-            a parameter of that name.
+        options: the fields of :class:`Options`. What is fixed, tied, or given a range or a start
+            is so in every law that has a parameter of that name.
 
     Returns:
         One :class:`Comparison` per group, in the order of the groups' values.
@@ -322,7 +322,8 @@ def _same_rows(
     source: Source, laws: Sequence[str | Law], options: Mapping[str, Any]
 ) -> tuple[list[tuple[Task, ...]], list[dict[str, int]]]:
     """For each group the tasks of all laws on the same rows, and the account of rows left out."""
-    rest = {k: v for k, v in options.items() if k not in ("columns", "fix", "tie")}
+    own = ("columns", "fix", "tie", "ranges", "start")  # of the file, and of some of the laws
+    rest = {k: v for k, v in options.items() if k not in own}
     target = options.get("target", "loss")
     curves, _, _ = open_curves(source, laws[0] if laws else None, options.get("columns"), target)
     names = curves.frame.columns
@@ -330,7 +331,15 @@ def _same_rows(
     if len(chosen) < 2:
         few = ", ".join(map(_label, chosen)) or "none"
         raise FitError(f"{curves.source}: a comparison takes two laws and more; here {few}")
-    chosen = _restrict(chosen, options.get("fix") or {}, options.get("tie") or {})
+    chosen = _restrict(chosen, **{k: options.get(k) or {} for k in own[1:4]})
+    start = options.get("start") or {}
+    for name in start:
+        if not any(name in law.exponents and not law.monomial for law in chosen):
+            raise FitError(f"no law here takes a start for {name}")
+    begun = [
+        {} if law.monomial else {n: v for n, v in start.items() if n in law.exponents}
+        for law in chosen
+    ]
     if rest.get("by") is None and any("base_loss" in law.inputs for law in chosen):
         rest["by"] = [] if rest.get("pool") else [c for c in GROUPS if c in names]
     subtract = bool(rest.pop("subtract_control", False))
@@ -341,8 +350,8 @@ def _same_rows(
     # Every law's selection is a filter: one after the other keeps what all of them keep.
     accounts: dict[tuple[str, ...], dict[str, int]] = {}
     emptied: tuple[str, ...] = ()
-    for law in chosen:
-        kept = tasks(curves, law, **rest)
+    for law, begin in zip(chosen, begun):
+        kept = tasks(curves, law, start=begin, **rest)
         emptied += kept[0].warnings
         for task in kept:
             account = accounts.setdefault(tuple(task.group.values()), {})
@@ -362,9 +371,9 @@ def _same_rows(
                 else None,
                 warnings=emptied,
             )
-            for t in tasks(curves, law, **rest)
+            for t in tasks(curves, law, start=begin, **rest)
         ]
-        for law in chosen
+        for law, begin in zip(chosen, begun)
     ]
     groups = list(zip(*by_law))
     return groups, [accounts[tuple(group[0].group.values())] for group in groups]
@@ -378,17 +387,22 @@ def _varying(frame: pl.DataFrame) -> list[Law]:
     return [law for law in fast if set(law.inputs) <= available(varying)]
 
 
-def _restrict(laws: list[Law], fix: Mapping[str, float], tie: Mapping[str, str]) -> list[Law]:
-    """Each law with what it has of the parameters that are fixed or tied."""
-    for pair in ([name] for name in fix), tie.items():
-        for names in pair:
-            if not any(set(names) <= set(law.parameters) for law in laws):
-                raise FitError(f"no law here has {' and '.join(names)} among its parameters")
+def _restrict(
+    laws: list[Law],
+    fix: Mapping[str, float],
+    tie: Mapping[str, str],
+    ranges: Mapping[str, tuple[float, float]],
+) -> list[Law]:
+    """Each law with what it has of the parameters that are fixed, tied or given a range."""
+    for names in (*([name] for name in (*fix, *ranges)), *tie.items()):
+        if not any(set(names) <= set(law.parameters) for law in laws):
+            raise FitError(f"no law here has {' and '.join(names)} among its parameters")
     restricted = []
     for law in laws:
         own = {n: v for n, v in fix.items() if n in law.parameters}
         same = {a: b for a, b in tie.items() if {a, b} <= set(law.parameters)}
-        restricted.append(law.restrict({**law.fixed, **own}, {**law.tied, **same}))
+        held = law.restrict({**law.fixed, **own}, {**law.tied, **same})
+        restricted.append(held.within({n: r for n, r in ranges.items() if n in law.parameters}))
     return restricted
 
 

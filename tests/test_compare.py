@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 
-from p2fit import FitError, get_law
+from p2fit import FitError, fit, get_law
 from p2fit.cli import main
 from p2fit.comparison import Comparison, _folds, _left_out, compare
 from p2fit.rows import tasks
@@ -184,6 +184,15 @@ def test_a_law_that_cannot_predict_comes_last_and_says_so() -> None:
     json.dumps([c.to_dict() for c in [found]], allow_nan=False)
 
 
+def test_a_range_and_a_start_go_to_the_laws_that_have_the_parameter(dense: dict[str, Any]) -> None:
+    asked: dict[str, Any] = {"ranges": {"k": (0.2, 0.3)}, "start": {"k": 0.25}}
+    found = one(dense, ["chinchilla", "skaling"], **asked)
+    by_name = {s.label: s.fit for s in found.scores}
+    assert 0.2 <= by_name["skaling"].parameters["k"].estimate <= 0.3  # type: ignore[operator]
+    alone = fit(dense, "chinchilla")
+    assert by_name["chinchilla"].objective == pytest.approx(alone.objective)
+
+
 @pytest.mark.parametrize(
     ("laws", "options", "fault"),
     [
@@ -191,6 +200,12 @@ def test_a_law_that_cannot_predict_comes_last_and_says_so() -> None:
         (["chinchilla"], {}, "a comparison takes two laws and more; here chinchilla"),
         (["chinchilla", "kaplan-n"], {"bootstrap": 100}, "leave bootstrap out"),
         (["chinchilla", "kaplan-n"], {"fix": {"gamma": 1}}, "no law here has gamma"),
+        (["chinchilla", "kaplan-n"], {"ranges": {"gamma": (0, 1)}}, "no law here has gamma"),
+        (
+            ["chinchilla", "skaling"],
+            {"start": {"alpha_N": 1}},
+            "no law here takes a start for alph",
+        ),
         (["chinchilla", "kaplan-n"], {"tie": {"alpha": "alpha_N"}}, "has alpha and alpha_N"),
         (["chinchilla", "kaplan-n"], {"where": "params < 0"}, "no row is left"),
         (["chinchilla", "kaplan-n"], {"where": "run < 'run-0002'"}, "2 runs are too few"),

@@ -3,8 +3,9 @@
 These are README.md, some pages of docs/ (see ``DOCS``) and those of examples/.
 
 In a ``console`` block each line ``$ p2fit ...`` is a command (a backslash at its end continues
-it) and what follows is its output (none with ``> /dev/null``, its end with ``| tail -n 9``).
-``$ cat FILE`` shows a file that the page has from there on; other commands are left alone. A
+it) and what follows is its output (none with ``> /dev/null``, a part with ``| head -n 9`` or
+``| tail -n 9``). ``$ cat FILE`` shows a file that the page has from there on; other commands are
+left alone. A
 ``pycon`` block is a Python session. Of a block that is called ``console sampled`` only the words
 are compared: what a sampler draws differs from machine to machine. Commands run from a copy of the
 repository's root in which only examples/ is there, one page after another, each page from top to
@@ -45,7 +46,7 @@ DOCS = [ROOT / "docs" / name for name in ("import.md", "laws.md", "planning.md",
 PAGES = [ROOT / "README.md", *DOCS, *sorted(EXAMPLES.rglob("*.md"))]
 FILES = sorted(EXAMPLES.rglob("*.csv"))
 BLOCK = re.compile(r"^```(console|pycon)( sampled)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-TAIL = re.compile(r" \| tail -n (\d+)$")
+PART = re.compile(r" \| (head|tail) -n (\d+)$")
 COMMAND = re.compile(r"^\$ (?:.*\\\n)*.*\n", re.MULTILINE)
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
@@ -73,14 +74,16 @@ def workplace(*, rewriting: bool = False) -> Iterator[None]:
 def p2fit(command: str) -> str:
     """What ``p2fit ...`` prints."""
     command = command.replace("\\\n", " ").strip()
-    last = TAIL.search(command)
-    arguments = shlex.split(TAIL.sub("", command))[1:]
+    part = PART.search(command)
+    arguments = shlex.split(PART.sub("", command))[1:]
     silent = arguments[-2:] == [">", "/dev/null"]
     arguments = arguments[:-2] if silent else arguments
     result = CliRunner().invoke(main, arguments, prog_name="p2fit", catch_exceptions=False)
     assert result.exit_code == 0, f"{command}\n{result.output}"
-    shown = "" if silent else result.output
-    return "".join(shown.splitlines(keepends=True)[-int(last[1]) :]) if last else shown
+    lines = [] if silent else result.output.splitlines(keepends=True)
+    if part:
+        lines = lines[: int(part[2])] if part[1] == "head" else lines[-int(part[2]) :]
+    return "".join(lines)
 
 
 def console(block: str) -> str:

@@ -46,7 +46,7 @@ def compare(curves: str, laws: tuple[str, ...], as_json: bool, **options: Any) -
 
     Every law is fitted without one run (without a twentieth of them, where there are more than 60)
     and predicts it. Differences from the best law come with the standard error over runs. What
-    --fix and --tie hold is held in every law that has a parameter of that name.
+    --fix, --tie, --range and --start say goes for every law that has a parameter of that name.
 
     \b
     Examples:
