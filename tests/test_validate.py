@@ -471,10 +471,10 @@ def test_pictures(path: Path, tmp_path: Path) -> None:
     figure = importlib.import_module("p2fit.pictures").draw_validation(validate(path))
     titles = [axis.get_title() for axis in figure.axes]
     assert len(titles) == 12
-    assert "hold-out params:largest\nrun-6" in titles
+    assert "params:largest\nrun-6" in titles
     dense = validate(simulate.chinchilla(20, seed=0), **QUICK_DENSE)
     figure = importlib.import_module("p2fit.pictures").draw_validation(dense)
-    assert [axis.get_title() for axis in figure.axes] == ["hold-out params:largest", "hold-out run"]
+    assert [axis.get_title() for axis in figure.axes] == ["params:largest", "run"]
 
 
 def test_a_picture_of_another_kind_is_refused_first(path: Path) -> None:

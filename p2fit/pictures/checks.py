@@ -21,6 +21,7 @@ from p2fit.pictures.style import (
     styled,
 )
 from p2fit.rows import FitError
+from p2fit.show import labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,17 +51,16 @@ def draw_validation(validations: Sequence[Validation]) -> Figure:
     figure, axes = panels(count, across=across, size=(2.9, 2.4))
     kinds: dict[str, Any] = {}
     rest = iter(axes)
-    for v, points, runs in drawn:
-        group = ", ".join(v.group.values())
-        title = f"hold-out {v.holdout}" + (f" ({group})" if group else "")
+    for (v, points, runs), group in zip(drawn, labels([v.group for v in found])):
+        title = v.holdout + (f" ({group})" if group else "")
         for name in runs:
             axis, rows = next(rest), np.asarray(points.run) == name
             fitted = "" if points.held_out[rows].any() else ", fitted"
-            axis.set_title(f"{title}\n{name}{fitted}")
+            axis.set_title(f"{_short(title)}\n{_short(name + fitted)}")
             kinds |= _validated_curve(axis, points, rows)
         if not runs:
             axis = next(rest)
-            axis.set_title(title)
+            axis.set_title(_short(title))
             kinds |= _validated_points(axis, points)
         total = len(set(points.run))
         if 0 < len(runs) < total:
@@ -79,6 +79,11 @@ def draw_validation(validations: Sequence[Validation]) -> Figure:
         figure.supxlabel("tokens", fontsize="medium")
         figure.supylabel(label(found[0].points.target), fontsize="medium")  # type: ignore[union-attr]
     return figure
+
+
+def _short(text: str) -> str:
+    """What has room above a panel, without the middle of what is longer."""
+    return text if len(text) <= 34 else f"{text[:16]}…{text[-17:]}"
 
 
 def _validated_runs(points: Points, count: int) -> list[str]:
