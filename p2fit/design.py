@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from p2fit.curves import Curves
-from p2fit.identify import NULL, WARN, identify, join
+from p2fit.identify import NULL, WARN, determined, identify, join
 from p2fit.laws import LAWS, Array, Law, LawError, evaluate, get_law
 from p2fit.problem import Problem, build
 from p2fit.rows import FitError, Source, Stdin, Task, choose_law, needs, read, tasks
@@ -57,7 +57,7 @@ class Mend:
     rank: int
     """Directions that the design then determines."""
     condition: float
-    """Condition number that it then has."""
+    """Condition number that it then has; inf below full rank."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class DesignReport:
     parameters: int
     """Free parameters."""
     condition: float
-    """Condition number of the column-scaled Jacobian; inf where a parameter moves nothing."""
+    """Condition number of the column-scaled Jacobian; inf below full rank."""
     undetermined: tuple[Mapping[str, tuple[str, ...]], ...]
     """Groups of ``parameters`` that cannot be told apart, and the ``reasons``."""
     combinations: tuple[Mapping[str, float], ...]
@@ -104,7 +104,7 @@ class DesignReport:
         """``mends`` in words, one line each."""
         lines = []
         for mend in self.mends:
-            result = f"rank {mend.rank} of {self.parameters}, condition number {mend.condition:.2g}"
+            result = determined(mend.rank, self.parameters, mend.condition)
             which = "; ".join(str(r) for r in mend.runs)
             many = len(mend.runs) > 1
             what = (
@@ -160,9 +160,7 @@ class DesignReport:
                 facts.append(("", f"{x}: {v['distinct']:g} values, {span}"))
         at = ", ".join(f"{n} {v:.3g}" for n, v in self.at.items())
         facts.append(("judged at", f"{self.reference}: {at}" if at else self.reference))
-        condition = f"{self.condition:.2g}" if math.isfinite(self.condition) else "not finite"
-        count = f"{self.rank} of {self.parameters} directions"
-        facts.append(("determined", f"{count}, condition number {condition}"))
+        facts.append(("determined", determined(self.rank, self.parameters, self.condition)))
         for i, one in enumerate(self.combinations):
             changes = ", ".join(f"{n} {v:+.3g}" for n, v in one.items())
             facts.append(("" if i else "open", f"no loss changes along {changes}"))
@@ -438,9 +436,11 @@ def _judge(
         base = np.broadcast_to(triangle, (len(added), *triangle.shape))
         scaled, _ = _scaled(problem, np.concatenate([base, added], axis=1))
         singular = np.linalg.svd(scaled, compute_uv=False)
-        ranks += (singular > singular[:, :1] / NULL).sum(axis=1).tolist()
+        found = (singular > singular[:, :1] / NULL).sum(axis=1)
+        ranks += found.tolist()
         with np.errstate(divide="ignore"):
-            conditions += (singular[:, 0] / singular[:, -1]).tolist()
+            condition = singular[:, 0] / singular[:, -1]
+        conditions += np.where(found == singular.shape[1], condition, np.inf).tolist()
     return ranks, conditions
 
 

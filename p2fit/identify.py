@@ -48,7 +48,8 @@ class Identification:
     parameters: int
     """Free parameters."""
     condition: float
-    """Condition number of the column-scaled Jacobian; inf where a parameter moves nothing."""
+    """Condition number of the column-scaled Jacobian; inf below full rank, where the smallest
+    singular value is only rounding."""
     undetermined: tuple[Undetermined, ...]
     """Groups of parameters that are not separately determined."""
     weak: tuple[str, ...]
@@ -91,8 +92,7 @@ def identify(problem: Problem, z: Array, columns: Mapping[str, Array]) -> Identi
     moving = norms > 0
     kept = singular > top / NULL
     rank = int(kept.sum())
-    smallest = singular[-1] if len(singular) else 0.0
-    condition = float(top / smallest) if smallest > 0 and moving.all() else float("inf")
+    condition = float(top / singular[-1]) if 0 < rank == len(z) else float("inf")
     scale = np.where(moving, norms, 1.0)
     basis = np.zeros((len(z), rank))
     basis[moving] = directions[kept].T / singular[kept]
@@ -121,6 +121,13 @@ def identify(problem: Problem, z: Array, columns: Mapping[str, Array]) -> Identi
         collinear=_collinear(problem, columns),
         basis=basis,
     )
+
+
+def determined(rank: int, parameters: int, condition: float | None) -> str:
+    """In words how much is: ``7 of 7 directions, condition number 1.3e+02``."""
+    words = f"{rank} of {parameters} directions"
+    finite = condition is not None and condition < float("inf")
+    return f"{words}, condition number {condition:.2g}" if finite else words
 
 
 def _decompose(problem: Problem, z: Array) -> tuple[Array, Array, Array]:

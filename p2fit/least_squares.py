@@ -328,7 +328,9 @@ def settle(problem: Problem, solution: Solution) -> Solution:
 
     A ridge of relative strength 1e-8 pulls exponents that are searched from 0 up towards 0.5,
     the others towards 0, and the terms towards equal size at the centre of the data. It is
-    weakened step by step, so that it only moves the point where the data do not.
+    weakened step by step. Ridges towards the point found so far then take back what it bent of the
+    directions that the data do determine, and leave the others as they are (proximal points,
+    Rockafellar 1976).
     """
     k = problem.coefficients
     size = np.average(problem.y - problem.offset, weights=problem.weights) / max(k, 1)
@@ -337,21 +339,24 @@ def settle(problem: Problem, solution: Solution) -> Solution:
     scale = np.ones(len(towards))
     scale[:k] = 10 * towards[:k]  # exponents first: a term at 0 beats an exponent at 0
     rows = _Rows.of(problem, None, None)
-    bound = _evaluate(problem, solution.z[None], None, rows).bound[0]
-    unit = float(np.mean(np.diag(bound) * scale**2))
+    # The ridge's unit is taken where it pulls to: at the optima it differs between them.
+    there, here = _evaluate(problem, np.stack([towards, solution.z]), None, rows).bound
+    unit = float(np.mean(np.diag(there) * scale**2))
+    effect = np.diag(here) * problem.sizes**2
+    still = np.where(effect > 1e-13 * effect.max(), solution.z, towards)
     z = np.concatenate([towards[None], _distinct(problem, solution.ties, digits=3)])
-    for strength in (1.0, 1e-2, 1e-4, 1e-6, RIDGE, 1e-2 * RIDGE, 1e-4 * RIDGE):
-        found = minimise(problem, z, ridge=_Ridge(strength * unit, towards, scale))
-        z = found.z
-        plain = minimise(problem, z, iterations=0).value
-        good = plain <= solution.value * (1 + AGREE) + problem.floor
-        if strength <= RIDGE and good.any():
-            top = int(np.argmin(np.where(good, found.value, np.inf)))
-            return replace(solution, z=z[top], value=float(plain[top]))
-    # The ridge bends a direction that is weak but determined: move only what moves nothing.
-    effect = np.diag(bound) * problem.sizes**2
-    idle = effect <= 1e-13 * effect.max()
-    return replace(solution, z=np.where(idle, towards, solution.z))
+    for strength in (1.0, 1e-2, 1e-4, 1e-6):
+        z = minimise(problem, z, ridge=_Ridge(strength * unit, towards, scale)).z
+    # The strong ones may have led all of them past the point where nothing moved but what is idle.
+    z = np.concatenate([z, still[None]])
+    found = minimise(problem, z, ridge=_Ridge(RIDGE * unit, towards, scale))
+    at = found.z[np.argmin(found.value)]
+    for strength in (RIDGE, 1e-2 * RIDGE, 1e-4 * RIDGE):
+        at = minimise(problem, at[None], ridge=_Ridge(strength * unit, at, scale)).z[0]
+    value = float(minimise(problem, at[None], iterations=0).value[0])
+    if value <= solution.value * (1 + AGREE) + problem.floor:
+        return replace(solution, z=at, value=value)
+    return replace(solution, z=still)
 
 
 def _subsample(problem: Problem, count: int, seed: int) -> Problem:

@@ -16,6 +16,7 @@ from rich.text import Text
 from p2fit.control import told
 from p2fit.diagnostics import UNMOVED
 from p2fit.diagnostics import faults as beyond
+from p2fit.identify import determined
 from p2fit.rows import needs
 
 if TYPE_CHECKING:
@@ -238,11 +239,7 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
         scores.append(f"ASD {number(m['asd'])} {m['asd_unit']}")  # type: ignore[arg-type]
     yield "", ", ".join(scores)
     found = fit.identification
-    condition = "not finite" if found["condition"] is None else f"{found['condition']:.2g}"
-    yield (
-        "determined",
-        f"{found['rank']} of {found['parameters']} directions, condition number {condition}",
-    )
+    yield "determined", determined(found["rank"], found["parameters"], found["condition"])
     if fit.bootstrap is not None:
         b = fit.bootstrap
         kind = {"wild": "wild cluster bootstrap", "runs": "bootstrap of runs"}[b["resample"]]

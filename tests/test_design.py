@@ -129,7 +129,7 @@ def test_one_token_count_of_dense_runs() -> None:
     table = simulate.chinchilla(seed=1, params=SIZES, tokens=1e10)
     found = report(bare(table), design=True)
     assert found.rank == 3
-    assert found.condition > 1e16
+    assert found.condition == np.inf
     # Checkpoints on the way are no substitute: the law holds at the end of a run.
     assert all(r.checkpoints == 1 for m in found.mends for r in m.runs)
     assert len(found.mends[0].runs) == 2

@@ -14,6 +14,7 @@ from p2fit.laws import LAWS
 from p2fit.least_squares import minimise, settle, solve
 from p2fit.problem import build
 from tests import simulate
+from tests.conftest import EXAMPLES
 
 
 def undetermined(fit: p2fit.Fit) -> list[tuple[set[str], list[str]]]:
@@ -103,7 +104,19 @@ def test_the_displayed_point_does_not_depend_on_the_start(design: dict[str, Any]
     assert np.ptp(equal, axis=0).max() > 0.1  # they differ before the ridge picks one
     for z in equal:
         again = settle(problem, replace(found, z=z, ties=z[None])).z
-        np.testing.assert_allclose(again, expected, atol=5e-3)
+        np.testing.assert_allclose(again, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["1:4", "2:4", "3:4"])
+def test_what_is_determined_is_at_its_optimum(method: str) -> None:
+    """The ridge that picks the rest of the point does not bend it."""
+    curves = pl.read_csv(EXAMPLES / "p2_study" / "post_train.csv").filter(method=method)
+    fit = p2fit.fit(curves, "p2", burn_in=0.1)
+    assert [n for n, p in fit.parameters.items() if not p.identified] == ["alpha"]
+    alone = p2fit.fit(curves, "p2", burn_in=0.1, fix={"alpha": fit.parameters["alpha"].estimate})
+    assert fit.objective == pytest.approx(alone.objective, rel=1e-12)
+    for name, p in fit.parameters.items():
+        assert p.estimate == pytest.approx(alone.parameters[name].estimate, rel=1e-3)
 
 
 @pytest.mark.parametrize(
