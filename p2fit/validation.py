@@ -199,10 +199,10 @@ def validate(
         holdout: what to hold out. ``checkpoints:0.2``: the last 20 % of each run's checkpoints,
             by count; ``tokens:0.2``: the last 20 % of its range of tokens; ``params:largest``:
             the largest value of an input of the law (pruning rates within a tenth of the next
-            count as one); ``run``: each run in turn; ``k-fold:5``:
-            each of 5 random parts of the runs in turn. Empty: ``checkpoints:0.2``,
-            ``params:largest`` and ``pruning_rate:largest`` for laws with a pruning rate, else
-            ``run`` in place of the last; what the curves do not allow is skipped.
+            count as one); ``run``: each run in turn; ``k-fold:5``: each of 5 random parts of the
+            runs in turn. Empty: ``checkpoints:0.2``, ``params:largest`` and
+            ``pruning_rate:largest`` for laws with a pruning rate, else ``run`` in place of the
+            last; what the curves do not allow is skipped.
         progress: called with fits done and in all.
         options: the fields of :class:`Options`.
 

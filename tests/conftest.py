@@ -7,12 +7,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # On the build server a red run must mean a changed program, not an unlucky draw; anywhere, not a
 # machine that has other work.
-settings.register_profile("steady", deadline=None)
-settings.register_profile("build", deadline=None, derandomize=True)
+settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("build", settings.get_profile("steady"), derandomize=True)
 settings.load_profile("build" if "CI" in os.environ else "steady")
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

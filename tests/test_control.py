@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import p2fit
@@ -82,7 +82,6 @@ def test_a_control_is_told_of_from_the_first_fitted_tokens_on() -> None:
     assert p2fit.fit(table.filter(pl.col("pruning_rate") > 0), "p2").data["control"] is None
 
 
-@settings(deadline=None)
 @given(drift=st.floats(-0.05, 0.05), order=st.permutations(range(12)))
 def test_taking_off_the_control_does_not_depend_on_the_order_of_runs(
     drift: float, order: list[int]

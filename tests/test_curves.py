@@ -518,7 +518,7 @@ tables = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tables, st.randoms(use_true_random=False))
 def test_order_of_rows_is_free_and_writing_loses_nothing(
     rows: list[tuple[Any, ...]], shuffler: random.Random
@@ -534,7 +534,7 @@ def test_order_of_rows_is_free_and_writing_loses_nothing(
     assert_frame_equal(read(curves.frame.write_csv()).frame, curves.frame)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.sampled_from([*'a1,.-\n\r" \t;', "1e9", "é", HEADER, "\nb,1e9,1e9,3"])))
 def test_no_text_is_a_traceback(parts: list[str]) -> None:
     for start in ("", HEADER + "\n", GOOD):
@@ -545,7 +545,7 @@ def test_no_text_is_a_traceback(parts: list[str]) -> None:
         assert frame.select(REQUIRED).null_count().sum_horizontal().item() == 0
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.binary())
 def test_no_bytes_are_a_traceback(data: bytes) -> None:
     with pytest.raises(CurvesError):

@@ -5,11 +5,10 @@ These are README.md, some pages of docs/ (see ``DOCS``) and those of examples/.
 In a ``console`` block each line ``$ p2fit ...`` is a command (a backslash at its end continues
 it) and what follows is its output (none with ``> /dev/null``, a part with ``| head -n 9`` or
 ``| tail -n 9``). ``$ cat FILE`` shows a file that the page has from there on; other commands are
-left alone. A
-``pycon`` block is a Python session. Of a block that is called ``console sampled`` only the words
-are compared: what a sampler draws differs from machine to machine. Commands run from a copy of the
-repository's root in which only examples/ is there, one page after another, each page from top to
-bottom. After a change of the output,
+left alone. A ``pycon`` block is a Python session. Of a block that is called ``console sampled``
+only the words are compared: what a sampler draws differs from machine to machine. Commands run
+from a copy of the repository's root in which only examples/ is there, one page after another, each
+page from top to bottom. After a change of the output,
 
     python tests/test_examples.py --rewrite [PAGE ...]
 

@@ -229,7 +229,7 @@ def test_tied_parameters_are_equal() -> None:
 
 
 @given(st.sampled_from(["E", "A", "alpha", "B", "beta"]), st.integers(0, 20))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_fixing_at_the_optimum_changes_nothing(name: str, seed: int) -> None:
     table = simulate.chinchilla(40, seed=seed)
     free = p2fit.fit(table)

@@ -31,7 +31,7 @@ FORMULAS = (
     st.lists(st.floats(0.2, 1.5), min_size=5, max_size=5),
     st.floats(0.5, 2.0),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_jets_carry_the_derivatives(formula: str, values: list[float], at: float) -> None:
     law = Law.parse(formula)
     columns = {"params": np.array([at, 1.1]), "tokens": np.array([1.3, at])}
@@ -56,7 +56,7 @@ def test_jets_carry_the_derivatives(formula: str, values: list[float], at: float
 
 @pytest.mark.parametrize("name", [n for n, law in LAWS.items() if not law.monomial])
 @given(st.integers(0, 100))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_the_tape_of_a_formula_is_the_formula(name: str, seed: int) -> None:
     law, rng = LAWS[name], np.random.default_rng(seed)
     columns = {x: rng.uniform(0.1, 0.9, (1, 4)) for x in law.inputs}

@@ -212,7 +212,7 @@ def test_names_of_runs_are_taken_as_they_are_written(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- resumed runs
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.lists(
         st.lists(st.integers(2, 30), min_size=1, max_size=8, unique=True).map(sorted),
@@ -364,7 +364,7 @@ def test_losses_are_converted(unit: Any, factor: float, tmp_path: Path) -> None:
     assert found.runs[0].unit == unit
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.floats(1.01, 1e6), st.floats(1e-6, 1e-2))
 def test_perplexity_is_the_exponential_of_the_loss(
     tmp_path_factory: pytest.TempPathFactory, perplexity: float, relative: float

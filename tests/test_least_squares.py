@@ -236,7 +236,7 @@ def test_shared_and_negative_terms_are_recovered(kind: str) -> None:
 
 
 @given(scale=st.tuples(*[st.floats(0.2, 5.0)] * 2), seed=st.integers(0, 50), data=st.data())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @pytest.mark.parametrize("law", ["chinchilla", "p2"])
 def test_units_order_and_copies_do_not_matter(
     law: str, scale: tuple[float, float], seed: int, data: st.DataObject
@@ -262,7 +262,7 @@ def test_units_order_and_copies_do_not_matter(
 
 
 @given(seed=st.integers(0, 200))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_known_parameters_are_recovered_without_noise(seed: int) -> None:
     rng = np.random.default_rng(seed)
     truth: dict[str, Any] = {

@@ -145,7 +145,7 @@ def untouched(holdout: str) -> Validation:
 
 
 @pytest.mark.parametrize("holdout", EVERY)
-@settings(max_examples=2, deadline=None)
+@settings(max_examples=2)
 @given(data=st.data())
 def test_an_outlier_in_the_held_out_part_changes_no_fitted_number(
     holdout: str, data: st.DataObject
