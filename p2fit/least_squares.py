@@ -33,6 +33,7 @@ RIDGE = 1e-8
 RIDGE_EXPONENT = 0.5
 
 _STARTS = 12
+_PRICED = 64  # values of an exponent at which a term of size 0 is tried
 _GRID_ROWS = 512  # rows used to profile
 _START_ROWS = 4096  # rows used to find starts; all are used to polish
 _PROJECT_AFTER = 25  # iterations: most starts have converged, the rest creep along a valley
@@ -197,9 +198,7 @@ def _minimise(
         now, x, lam = point.take(active), z[active], damping[active]
         low, high = x <= problem.lower, x >= problem.upper
         scale = _diagonal(now.bound)
-        # A variable that moves nothing (its input is constant, its term is 0) stays put.
-        effect = scale * problem.sizes**2
-        free = effect > 1e-13 * effect.max(axis=1, keepdims=True)
+        free = ~_idle(problem, scale)
         free &= ~((low & (now.gradient > 0)) | (high & (now.gradient < 0)))
         gradient, matrix = now.gradient, now.hessian + lam[:, None, None] * now.bound
         _diagonal(matrix)[:] += 0.1 * lam[:, None] * scale
@@ -257,6 +256,14 @@ def _project(
     lower = np.flatnonzero(new.value < point.value[at])
     z[at[lower]] = moved[lower]
     point.put(at[lower], new.take(lower))
+
+
+def _idle(problem: Problem, scale: Array) -> Mask:
+    """Variables that move nothing (their input is constant, their term is 0), and so stay put, by
+    the diagonals of the Gauss-Newton matrices, (B, p)."""
+    effect = scale * problem.sizes**2
+    moving: Mask = effect > 1e-13 * effect.max(axis=1, keepdims=True)
+    return ~moving
 
 
 def _held(gradient: Array, matrix: Array, scale: Array, free: Mask) -> tuple[Array, Array, Array]:
@@ -340,10 +347,9 @@ def settle(problem: Problem, solution: Solution) -> Solution:
     scale[:k] = 10 * towards[:k]  # exponents first: a term at 0 beats an exponent at 0
     rows = _Rows.of(problem, None, None)
     # The ridge's unit is taken where it pulls to: at the optima it differs between them.
-    there, here = _evaluate(problem, np.stack([towards, solution.z]), None, rows).bound
-    unit = float(np.mean(np.diag(there) * scale**2))
-    effect = np.diag(here) * problem.sizes**2
-    still = np.where(effect > 1e-13 * effect.max(), solution.z, towards)
+    bound = _diagonal(_evaluate(problem, np.stack([towards, solution.z]), None, rows).bound)
+    unit = float(np.mean(bound[0] * scale**2))
+    still = np.where(_idle(problem, bound[1:])[0], towards, solution.z)
     z = np.concatenate([towards[None], _distinct(problem, solution.ties, digits=3)])
     for strength in (1.0, 1e-2, 1e-4, 1e-6):
         z = minimise(problem, z, ridge=_Ridge(strength * unit, towards, scale)).z
@@ -376,7 +382,45 @@ def _multistart(problem: Problem, seed: int) -> Minimum:
         r = np.abs(residuals(grid, first.z[np.argmin(first.value)]))
         robust = 1.0 / np.maximum(r / problem.delta, 1.0)
         starts = np.concatenate([starts, find_starts(grid, robust, _STARTS, seed)])
-    return minimise(problem, _distinct(problem, starts))
+    return _entered(problem, minimise(problem, _distinct(problem, starts)), seed)
+
+
+def _entered(problem: Problem, found: Minimum, seed: int) -> Minimum:
+    """Starts of which the best ended with a term at 0, led on where that term lowers the objective.
+
+    An exponent that shapes only a term of size 0 moves nothing, so no descent sees that the term
+    would help with another exponent. Such exponents are scattered over their ranges, and where the
+    slope to a term is negative the best of these points is a start (the pricing of column
+    generation).
+    """
+    k, best = problem.coefficients, found.value.min()
+    z = found.z[np.argmin(found.value)]
+    rows = _Rows.of(problem, None, None)
+    bound = _diagonal(_evaluate(problem, z[None], None, rows).bound)
+    idle = np.flatnonzero(_idle(problem, bound)[0, k:]) + k
+    zero = np.flatnonzero(z[:k] <= problem.lower[:k])
+    if not len(idle) or not len(zero):
+        return found
+    even = np.tile((np.arange(_PRICED) + 0.5) / _PRICED, (len(idle), 1))
+    place = np.random.default_rng(seed).permuted(even, axis=1).T
+    tried = np.tile(z, (_PRICED, 1))
+    tried[:, idle] = problem.lower[idle] + place * (problem.upper - problem.lower)[idle]
+    point = _evaluate(problem, tried, None, rows)
+    slope = np.minimum(point.gradient[:, zero], 0.0)
+    gain = np.nan_to_num(slope**2 / np.maximum(_diagonal(point.bound)[:, zero], 1e-300))
+    promising = np.unique(gain.argmax(axis=0)[gain.max(axis=0) > 0])
+    if not len(promising):
+        return found
+    led = minimise(problem, tried[promising])
+    if led.value.min() >= best * (1 - AGREE) - problem.floor:
+        return found
+    top = int(np.argmin(led.value))
+    same = found.value <= best * (1 + AGREE) + problem.floor
+    return Minimum(
+        np.where(same[:, None], led.z[top], found.z),
+        np.where(same, led.value[top], found.value),
+        np.where(same, led.converged[top], found.converged),
+    )
 
 
 def _distinct(problem: Problem, z: Array, digits: int = 9) -> Array:

@@ -17,6 +17,7 @@ from p2fit.laws import LAWS, Law
 from p2fit.least_squares import _evaluate, _Rows, solve
 from p2fit.problem import build
 from tests import simulate
+from tests.conftest import EXAMPLES
 
 LOG_SPAN = np.random.default_rng(5).uniform(17, 24, 60)
 NARROW = np.exp(np.random.default_rng(6).uniform(0, 0.4, (2, 60)))
@@ -278,6 +279,24 @@ def test_known_parameters_are_recovered_without_noise(seed: int) -> None:
     fit = p2fit.fit(simulate.p2(seed=seed, sizes=sizes, noise=0.0, **truth), "p2")
     found = {n: p.estimate for n, p in fit.parameters.items()}
     assert found == pytest.approx(truth, rel=1e-4, abs=1e-5)
+
+
+def test_no_exponent_of_a_vanished_term_fits_better() -> None:
+    """All grid starts lead to N_C = 0, where alpha moves nothing; with alpha = 5 the term helps."""
+    curves = pl.read_csv(EXAMPLES / "p2_study" / "post_train.csv").filter(
+        (pl.col("pruning_rate") == 0) | pl.col("method").str.contains(":")
+    )
+    options: dict[str, Any] = {
+        "loss": "squared",
+        "pool": True,
+        "burn_in": 0.1,
+        "subtract_control": True,
+    }
+    best = p2fit.fit(curves, "p2", **options)
+    assert best.starts["agreed"] == best.starts["tried"]
+    for alpha in (0.1, 0.5, 1.0, 2.0, 4.0, 5.0):
+        held = p2fit.fit(curves, "p2", fix={"alpha": alpha}, **options)
+        assert best.objective <= held.objective * (1 + 1e-5)
 
 
 def test_the_same_call_gives_the_same_bytes() -> None:
