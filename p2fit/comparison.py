@@ -322,8 +322,8 @@ def _same_rows(
     source: Source, laws: Sequence[str | Law], options: Mapping[str, Any]
 ) -> tuple[list[tuple[Task, ...]], list[dict[str, int]]]:
     """For each group the tasks of all laws on the same rows, and the account of rows left out."""
-    own = ("columns", "fix", "tie", "ranges", "start")  # of the file, and of some of the laws
-    rest = {k: v for k, v in options.items() if k not in own}
+    held = {k: options.get(k) or {} for k in ("fix", "tie", "ranges")}
+    rest = {k: v for k, v in options.items() if k not in ("columns", "start", *held)}
     target = options.get("target", "loss")
     curves, _, _ = open_curves(source, laws[0] if laws else None, options.get("columns"), target)
     names = curves.frame.columns
@@ -331,15 +331,15 @@ def _same_rows(
     if len(chosen) < 2:
         few = ", ".join(map(_label, chosen)) or "none"
         raise FitError(f"{curves.source}: a comparison takes two laws and more; here {few}")
-    chosen = _restrict(chosen, **{k: options.get(k) or {} for k in own[1:4]})
+    chosen = _restrict(chosen, **held)
     start = options.get("start") or {}
-    for name in start:
-        if not any(name in law.exponents and not law.monomial for law in chosen):
-            raise FitError(f"no law here takes a start for {name}")
     begun = [
-        {} if law.monomial else {n: v for n, v in start.items() if n in law.exponents}
+        {n: v for n, v in start.items() if n in law.exponents and not law.monomial}
         for law in chosen
     ]
+    for name in start:
+        if not any(name in begin for begin in begun):
+            raise FitError(f"no law here takes a start for {name}")
     if rest.get("by") is None and any("base_loss" in law.inputs for law in chosen):
         rest["by"] = [] if rest.get("pool") else [c for c in GROUPS if c in names]
     subtract = bool(rest.pop("subtract_control", False))
