@@ -34,9 +34,9 @@ from peers import CSV, DELTA, as_peer
 from scipy.optimize import minimize
 
 import p2fit
-from p2fit.bootstrap import bootstrap, draw_weights
-from p2fit.rows import tasks
-from p2fit.solving import Solved, solve_task
+from p2fit.curves.choosing import tasks
+from p2fit.solver.solving import Solved, solve_task
+from p2fit.uncertainty.bootstrap import bootstrap, draw_weights
 
 #: Resamples of the command and of p2fit in process; BFGS takes its time for so few of them.
 DRAWS, FEW = 4000, 40

@@ -15,7 +15,7 @@ import polars as pl
 from common import TRUTH, Row, setting, table
 
 import p2fit
-from p2fit.points import crossed
+from p2fit.curves.points import crossed
 
 SEEDS = 50
 #: Noise of log loss, and its correlation along a run.

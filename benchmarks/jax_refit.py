@@ -3,7 +3,8 @@
 Of the Chinchilla law with its derivatives by hand, of any formula with JAX's own.
 
 The same damped Newton method on the same objective in the same variables (see
-p2fit/least_squares.py), as one program: vmap over the resamples of a batch, map over batches.
+p2fit/solver/least_squares.py), as one program: vmap over the resamples of a batch, map over
+batches.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from common import Array
 from jax import lax
 
-from p2fit.least_squares import Problem
+from p2fit.solver.least_squares import Problem
 
 jax.config.update("jax_enable_x64", True)
 

@@ -12,7 +12,7 @@ import polars as pl
 from common import TARGETS, Array, Row, duration, percent, setting, table, target
 
 import p2fit
-from p2fit.laws import Law
+from p2fit.laws.law import Law
 
 #: Simulated data sets of each law.
 SEEDS = 20

@@ -17,10 +17,10 @@ import polars as pl
 from common import DESIGN, HERE, setting, simulate, table, target, times
 
 from p2fit.bayes.fitting import BayesOptions, put_on
-from p2fit.bayes.model import Posterior
+from p2fit.bayes.posterior import Posterior
 from p2fit.bayes.pymc import pymc_model
 from p2fit.bayes.sampling import prepare, sample
-from p2fit.rows import tasks
+from p2fit.curves.choosing import tasks
 
 # numba, which nutpie imports, takes any module of this name for the package: here, a benchmark.
 sys.modules["coverage"] = None  # type: ignore[assignment]

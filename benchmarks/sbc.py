@@ -19,9 +19,9 @@ import numpy as np
 from common import setting, table
 
 from p2fit import LAWS
-from p2fit.bayes.model import Posterior, posterior, trusted
+from p2fit.bayes.posterior import Posterior, posterior, trusted
 from p2fit.bayes.sampling import prepare, sample
-from p2fit.problem import build
+from p2fit.solver.problem import build
 
 # numba, which nutpie imports, takes any module of this name for the package: here, a benchmark.
 sys.modules["coverage"] = None  # type: ignore[assignment]

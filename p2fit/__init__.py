@@ -9,29 +9,29 @@ __version__ = "0.1.0"
 
 from typing import TYPE_CHECKING
 
-from p2fit.curves import Curves, CurvesError, read_curves
+from p2fit.curves.choosing import FitError, Options, check
+from p2fit.curves.reading import Curves, CurvesError, read_curves
 from p2fit.fit import Estimate, Fit, fit, fit_each, load
-from p2fit.laws import LAWS, Law, LawError, get_law
-from p2fit.rows import FitError, Options, check
+from p2fit.laws.law import LAWS, Law, LawError, get_law
 
 if TYPE_CHECKING:
     from p2fit import schedules
     from p2fit.bayes.fitting import BayesOptions
-    from p2fit.comparison import Comparison, compare
-    from p2fit.design import DesignReport, identify_design
-    from p2fit.importing import Imported, import_logs
-    from p2fit.log_rows import ImportedRun
+    from p2fit.curves.simulation import simulate
+    from p2fit.judging.comparison import Comparison, compare
+    from p2fit.judging.design import DesignReport, identify_design
+    from p2fit.judging.validation import Validation, validate
+    from p2fit.logs.importing import Imported, import_logs
+    from p2fit.logs.rows import ImportedRun
     from p2fit.pictures import plot
     from p2fit.plan.choose import Choice, plan_choose
     from p2fit.plan.compute import ComputePlan, plan_compute
+    from p2fit.plan.prediction import Prediction, predict
+    from p2fit.plan.quantities import Quantity
     from p2fit.plan.runs import NextRuns, plan_next
     from p2fit.plan.tokens import TokensPlan, plan_tokens
-    from p2fit.prediction import Prediction, predict
-    from p2fit.profiles import Profile, profile
-    from p2fit.quantities import Quantity
     from p2fit.reporting import report
-    from p2fit.simulation import simulate
-    from p2fit.validation import Validation, validate
+    from p2fit.uncertainty.profiles import Profile, profile
 
 __all__ = [
     "LAWS",
@@ -81,13 +81,13 @@ __all__ = [
 # What a fit does not need is imported when it is asked for.
 _LATER = {
     "BayesOptions": "bayes.fitting",
-    "Comparison": "comparison",
-    "compare": "comparison",
-    "DesignReport": "design",
-    "identify_design": "design",
-    "Imported": "importing",
-    "ImportedRun": "log_rows",
-    "import_logs": "importing",
+    "Comparison": "judging.comparison",
+    "compare": "judging.comparison",
+    "DesignReport": "judging.design",
+    "identify_design": "judging.design",
+    "Imported": "logs.importing",
+    "ImportedRun": "logs.rows",
+    "import_logs": "logs.importing",
     "Choice": "plan.choose",
     "plan_choose": "plan.choose",
     "ComputePlan": "plan.compute",
@@ -96,17 +96,17 @@ _LATER = {
     "plan_next": "plan.runs",
     "TokensPlan": "plan.tokens",
     "plan_tokens": "plan.tokens",
-    "Prediction": "prediction",
-    "predict": "prediction",
+    "Prediction": "plan.prediction",
+    "predict": "plan.prediction",
     "plot": "pictures",
-    "Profile": "profiles",
-    "profile": "profiles",
-    "Quantity": "quantities",
+    "Profile": "uncertainty.profiles",
+    "profile": "uncertainty.profiles",
+    "Quantity": "plan.quantities",
     "report": "reporting",
     "schedules": "schedules",
-    "simulate": "simulation",
-    "Validation": "validation",
-    "validate": "validation",
+    "simulate": "curves.simulation",
+    "Validation": "judging.validation",
+    "validate": "judging.validation",
 }
 
 

@@ -24,19 +24,19 @@ import numpy as np
 import polars as pl
 
 from p2fit import __version__, metrics
-from p2fit.curves import FRAME
+from p2fit.curves.choosing import FitError, Options, Source, Task, tasks
+from p2fit.curves.reading import FRAME
 from p2fit.files import write_text
-from p2fit.identify import Identification, join
-from p2fit.laws import LAWS, Array, Law, LawError
-from p2fit.least_squares import Solution, minimise
-from p2fit.problem import Index, Problem
-from p2fit.rows import FitError, Options, Source, Task, tasks
+from p2fit.laws.law import LAWS, Array, Law, LawError
 from p2fit.scales import SCALES, Linear
-from p2fit.solving import Solved, solve_task
-from p2fit.uncertainty import Covariance
+from p2fit.solver.identify import Identification, join
+from p2fit.solver.least_squares import Solution, minimise
+from p2fit.solver.problem import Index, Problem
+from p2fit.solver.solving import Solved, solve_task
+from p2fit.uncertainty.jackknife import Covariance
 
 if TYPE_CHECKING:
-    from p2fit.bootstrap import Draws
+    from p2fit.uncertainty.bootstrap import Draws
 
 _ENDS = (0.025, 0.975)
 _SHARES = (0.1, 0.2)  # of each run's tokens, dropped to see whether the exponents stay put
@@ -230,7 +230,7 @@ class Fit:
         if self.covariance is None or any(p.estimate is None for p in self.parameters.values()):
             return None
         if (size, seed) not in self._drawn:
-            from p2fit.draws import covariance_draws
+            from p2fit.uncertainty.draws import covariance_draws
 
             self._drawn[size, seed] = self._all(covariance_draws(self, size, seed), size)
         return self._drawn[size, seed]
@@ -377,17 +377,17 @@ class Fit:
 
     def summary(self) -> str:
         """The fit as plain text, 100 columns wide."""
-        from p2fit.show import text
+        from p2fit.show.fit import text
 
         return text(self)
 
     def __rich__(self) -> Any:
-        from p2fit.show import renderable
+        from p2fit.show.fit import renderable
 
         return renderable(self)
 
     def _repr_html_(self) -> str:
-        from p2fit.show import html
+        from p2fit.show.fit import html
 
         return html(self)
 
@@ -488,7 +488,7 @@ def fit_each(
         solved = solve_task(task)
         found = fit_task(task, progress, solved)
         if solved.identification.undetermined:
-            from p2fit.equally_good import members
+            from p2fit.uncertainty.equally_good import members
 
             found = replace(found, equally_good=members(solved))
         fits.append(found)
@@ -511,7 +511,7 @@ def fit_task(
     spread, frame, columns = solved.covariance, solved.frame, solved.columns
     draws = None
     if options.bootstrap and spread is not None:
-        from p2fit.bootstrap import bootstrap as resampled
+        from p2fit.uncertainty.bootstrap import bootstrap as resampled
 
         several = frame.height > spread.clusters
         draws = resampled(

@@ -10,11 +10,11 @@ import polars as pl
 import pytest
 
 import p2fit
-from p2fit import bootstrap
 from p2fit.fit import to_json
-from p2fit.laws import LAWS
-from p2fit.least_squares import solve
-from p2fit.problem import build
+from p2fit.laws.law import LAWS
+from p2fit.solver.least_squares import solve
+from p2fit.solver.problem import build
+from p2fit.uncertainty import bootstrap
 from tests import simulate
 
 

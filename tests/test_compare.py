@@ -13,8 +13,8 @@ from click.testing import CliRunner, Result
 
 from p2fit import FitError, fit, get_law
 from p2fit.cli import main
-from p2fit.comparison import Comparison, _folds, _left_out, compare
-from p2fit.rows import tasks
+from p2fit.curves.choosing import tasks
+from p2fit.judging.comparison import Comparison, _folds, _left_out, compare
 from tests import simulate
 
 CHINCHILLA = "E + A/params^alpha + B/tokens^beta"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import p2fit
 from p2fit.cli import main
-from p2fit.control import subtracted
+from p2fit.curves.control import subtracted
 from tests.simulate import P2
 
 TOKENS = np.geomspace(5e7, 1e9, 8)

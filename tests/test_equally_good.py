@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import p2fit
-from p2fit.equally_good import prediction_range
-from p2fit.laws import LAWS, Array, LawError
-from p2fit.rows import tasks
-from p2fit.solving import Solved, solve_task
+from p2fit.curves.choosing import tasks
+from p2fit.laws.law import LAWS, Array, LawError
+from p2fit.solver.solving import Solved, solve_task
+from p2fit.uncertainty.equally_good import prediction_range
 from tests import simulate
 
 

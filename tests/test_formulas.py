@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import p2fit
-from p2fit import jets
-from p2fit.laws import LAWS, Law
-from p2fit.problem import build
+from p2fit.laws import jets
+from p2fit.laws.law import LAWS, Law
+from p2fit.solver.problem import build
 
 # ---------------------------------------------------------------- derivatives
 

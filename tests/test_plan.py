@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 import p2fit
 from p2fit.cli import main
 from p2fit.plan import compute
+from p2fit.plan.quantities import Quantity, spread
 from p2fit.plan.tokens import closed, searched
-from p2fit.quantities import Quantity, spread
-from p2fit.show import reach
+from p2fit.show.fit import reach
 from tests import simulate
 from tests import test_formulas as formulas
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 import p2fit
 from p2fit.cli import main
-from p2fit.points import crossed
+from p2fit.curves.points import crossed
 from tests import simulate
 
 MODELS = pl.DataFrame(

@@ -14,10 +14,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 import p2fit
-from p2fit import FitError, profiles
+from p2fit import FitError
 from p2fit.cli import main
-from p2fit.least_squares import Minimum, minimise
-from p2fit.profiles import Profile, profile
+from p2fit.solver.least_squares import Minimum, minimise
+from p2fit.uncertainty import profiles
+from p2fit.uncertainty.profiles import Profile, profile
 from tests import simulate
 
 

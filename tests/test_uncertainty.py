@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import p2fit
-from p2fit.uncertainty import t_quantile
+from p2fit.uncertainty.jackknife import t_quantile
 from tests import simulate
 
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 import p2fit
 from p2fit.cli import main
+from p2fit.judging.validation import Points, Validation, validate
 from p2fit.metrics import asd
-from p2fit.validation import Points, Validation, validate
 from tests import simulate
 
 SMALL: dict[str, Any] = {"checkpoints": 6, "seed": 0}

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from p2fit.bayes.model import NUMPY, Posterior
-from p2fit.laws import Array
+from p2fit.bayes.posterior import NUMPY, Posterior
+from p2fit.laws.law import Array
 
 
 @dataclass(frozen=True)

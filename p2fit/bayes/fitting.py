@@ -11,14 +11,14 @@ from typing import Any, Literal
 import numpy as np
 
 from p2fit.bayes import laplace, leaving_out, sampling
-from p2fit.bayes.model import Noise, Posterior, posterior
+from p2fit.bayes.diagnostics import UNMOVED, faults
+from p2fit.bayes.posterior import Noise, Posterior, posterior
 from p2fit.bayes.priors import parse
-from p2fit.diagnostics import UNMOVED, faults
+from p2fit.curves.choosing import FitError, Source, Task, tasks
 from p2fit.fit import Estimate, Fit, fit_task, score
-from p2fit.laws import Array, Law, LawError
-from p2fit.least_squares import residuals
-from p2fit.rows import FitError, Source, Task, tasks
-from p2fit.solving import Solved, solve_task
+from p2fit.laws.law import Array, Law, LawError
+from p2fit.solver.least_squares import residuals
+from p2fit.solver.solving import Solved, solve_task
 
 Backend = Literal["bayes", "laplace"]
 

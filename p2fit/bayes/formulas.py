@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from p2fit import jets
-from p2fit.bayes.model import NUMPY, Own, Posterior, Surface
+from p2fit.bayes.posterior import NUMPY, Own, Posterior, Surface
 from p2fit.bayes.priors import Prior
-from p2fit.formula import BEYOND, Formula, matters
-from p2fit.jets import Jet
-from p2fit.laws import Array, Law, compute, factor, names_in, substitute, way
+from p2fit.laws import jets
+from p2fit.laws.jets import Jet
+from p2fit.laws.law import Array, Law, compute, factor, names_in, substitute, way
+from p2fit.solver.formula import BEYOND, Formula, matters
 
 _ONE: ast.expr = ast.Constant(1.0)
 
@@ -45,7 +45,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class FormulaPosterior(Posterior):
-    """Prior times likelihood of any formula. Made by :func:`p2fit.bayes.model.posterior`."""
+    """Prior times likelihood of any formula. Made by :func:`p2fit.bayes.posterior.posterior`."""
 
     problem: Formula
     whole: Formula

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from p2fit.laws import Array
+from p2fit.laws.law import Array
 
 #: Log density at many points, (m, d) to (m,); -inf where there is none.
 Density = Callable[[Array], Array]

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from p2fit import laws
-from p2fit.laws import Array, Law
-from p2fit.rows import FitError
+from p2fit.curves.choosing import FitError
+from p2fit.laws import law as laws
+from p2fit.laws.law import Array, Law
 
 _KINDS = {
     "Normal": ("mean", "sd"),

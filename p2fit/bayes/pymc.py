@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from p2fit.bayes.model import Posterior
+from p2fit.bayes.posterior import Posterior
 
 if TYPE_CHECKING:
     import pymc

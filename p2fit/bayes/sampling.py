@@ -20,8 +20,8 @@ import numpy as np
 
 from p2fit.bayes.coordinates import Coordinates
 from p2fit.bayes.laplace import Density, Mode, find_mode
-from p2fit.bayes.model import Posterior
-from p2fit.laws import Array
+from p2fit.bayes.posterior import Posterior
+from p2fit.laws.law import Array
 
 _TRIES = 1000  # draws from the prior, where least squares gives no start
 _CLIMBS = 4  # from draws of the prior, to find other modes

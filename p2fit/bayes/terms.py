@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from p2fit.bayes.model import NUMPY, Own, Posterior, Surface
-from p2fit.laws import Affine, Array
-from p2fit.problem import Monomials
+from p2fit.bayes.posterior import NUMPY, Own, Posterior, Surface
+from p2fit.laws.law import Affine, Array
+from p2fit.solver.problem import Monomials
 
 
 @dataclass(frozen=True)
 class MonomialPosterior(Posterior):
-    """Prior times likelihood of a sum of monomials. Made by :func:`p2fit.bayes.model.posterior`."""
+    """Prior times likelihood of a sum of monomials; see :func:`p2fit.bayes.posterior.posterior`."""
 
     problem: Monomials
 

@@ -34,9 +34,9 @@ class Commands(click.Group):
     """
 
     def invoke(self, ctx: click.Context) -> Any:
-        from p2fit.curves import CurvesError
-        from p2fit.laws import LawError
-        from p2fit.rows import FitError
+        from p2fit.curves.choosing import FitError
+        from p2fit.curves.reading import CurvesError
+        from p2fit.laws.law import LawError
 
         try:
             return super().invoke(ctx)

@@ -65,9 +65,9 @@ def plot(fits: list[Fit], kind: Any, curves: str | None, gain: float, output: st
       p2fit plot fit.json --kind residuals -o residuals.svg
       p2fit plot fit.json --kind contours --group method=depth -o contours.pdf
     """
+    from p2fit.curves.choosing import FitError
     from p2fit.pictures import plot as plot_fit
     from p2fit.pictures import save
-    from p2fit.rows import FitError
 
     if len(fits) > 1:
         groups = "; ".join(", ".join(f"{k}={v}" for k, v in f.group.items()) for f in fits)

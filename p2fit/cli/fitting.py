@@ -91,7 +91,7 @@ def fit(
     if as_json:
         click.echo(to_json(fits), nl=False)
     else:
-        from p2fit.show import overview
+        from p2fit.show.fit import overview
 
         print_all(fits, overview=overview)
     drawn = [one for one in fits if one.posterior is not None]
@@ -111,7 +111,7 @@ def check(curves: str, law: str | None, columns: dict[str, str], as_json: bool) 
     Example:
       p2fit check curves.csv --law p2
     """
-    from p2fit.rows import check as check_curves
+    from p2fit.curves.choosing import check as check_curves
 
     found = check_curves(curves, law, columns=columns)
     if as_json:
@@ -133,8 +133,8 @@ def laws(name: str | None, as_json: bool) -> None:
       p2fit laws
       p2fit laws p2
     """
-    from p2fit.laws import LAWS, get_law
-    from p2fit.rows import needs
+    from p2fit.curves.choosing import needs
+    from p2fit.laws.law import LAWS, get_law
 
     chosen = [get_law(name)] if name else list(LAWS.values())
     facts = [
@@ -151,7 +151,7 @@ def laws(name: str | None, as_json: bool) -> None:
     if as_json:
         print_json(facts[0] if name else facts)
         return
-    from p2fit.show import law_page, law_table
+    from p2fit.show.fit import law_page, law_table
 
     echo(law_page(chosen[0]) if name else law_table(chosen))
 
@@ -164,6 +164,6 @@ def schema() -> None:
     Example:
       p2fit schema > curves.schema.json
     """
-    from p2fit.curves import schema as curves_schema
+    from p2fit.curves.reading import schema as curves_schema
 
     print_json(curves_schema())

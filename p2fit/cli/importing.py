@@ -72,9 +72,9 @@ def import_logs(logs: tuple[str, ...], as_json: bool, output: str | None, **opti
     """
     import os
 
+    from p2fit.curves.choosing import FitError
     from p2fit.files import write_text
-    from p2fit.importing import import_logs as read_logs
-    from p2fit.rows import FitError
+    from p2fit.logs.importing import import_logs as read_logs
 
     if output is not None and any(os.path.realpath(output) == os.path.realpath(at) for at in logs):
         raise FitError(f"{output} is one of the logs: write the curves to another file")

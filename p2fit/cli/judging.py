@@ -55,7 +55,7 @@ def compare(curves: str, laws: tuple[str, ...], as_json: bool, **options: Any) -
       p2fit compare curves.csv --law chinchilla --law kaplan-n --backend bayes
       p2fit compare curves.csv --law p2 --law "base_loss + pruning_rate^-gamma*D_C/tokens^beta"
     """
-    from p2fit.comparison import compare as compare_laws
+    from p2fit.judging.comparison import compare as compare_laws
 
     with working(f"comparing laws on {curves}") as progress:
         found = compare_laws(curves, laws, progress=progress, **options)
@@ -90,8 +90,8 @@ def validate(
       p2fit validate curves.csv --holdout checkpoints:0.2 --plot validate.png
       p2fit validate curves.csv --holdout run --holdout k-fold:10 --json
     """
-    from p2fit.validation import overview
-    from p2fit.validation import validate as validate_law
+    from p2fit.judging.validation import overview
+    from p2fit.judging.validation import validate as validate_law
 
     with working(f"validating on {curves}") as progress:
         found = validate_law(curves, holdout=holdout, progress=progress, **options)
@@ -128,7 +128,7 @@ def identify(curves: str, as_json: bool, **options: Any) -> None:
       p2fit identify plan.csv --law p2 --design
       p2fit identify plan.csv --law chinchilla --design --at alpha=0.35 --at beta=0.37 --json
     """
-    from p2fit.design import identify_design
+    from p2fit.judging.design import identify_design
 
     found = identify_design(curves, **options)
     print_all(found, as_json)
@@ -160,8 +160,8 @@ def profile(
       p2fit profile curves.csv --parameter alpha --parameter E
       p2fit profile curves.csv --plot profile.png --json
     """
-    from p2fit.profiles import profile as profile_law
-    from p2fit.profiles import renderable
+    from p2fit.uncertainty.profiles import profile as profile_law
+    from p2fit.uncertainty.profiles import renderable
 
     with working(f"profiling {curves}") as progress:
         found = profile_law(curves, parameters=parameters, progress=progress, **options)

@@ -141,7 +141,7 @@ def working(what: str) -> Iterator[Callable[[int, int], None] | None]:
 
 def echo(renderable: Any) -> None:
     """Colours and the terminal's width on a terminal; plain and stable when piped."""
-    from p2fit.show import text
+    from p2fit.show.fit import text
 
     if sys.stdout is not None and sys.stdout.isatty():
         from rich.console import Console
@@ -232,8 +232,8 @@ def saved_fit(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def loaded(fit: str, group: dict[str, str], **options: Any) -> None:
+        from p2fit.curves.choosing import FitError
         from p2fit.fit import load
-        from p2fit.rows import FitError
 
         found = load(fit)
         every = found if isinstance(found, list) else [found]

@@ -19,13 +19,13 @@ from p2fit.cli.shared import (
 
 if TYPE_CHECKING:
     from p2fit.fit import Fit
-    from p2fit.laws import Law
+    from p2fit.laws.law import Law
 
 
 def _crossed(given: dict[str, list[float]], law: Law, extra: tuple[str, ...] = ()) -> Any:
     """Every combination of the values given by options, once they are the law's."""
-    from p2fit.points import crossed
-    from p2fit.rows import FitError
+    from p2fit.curves.choosing import FitError
+    from p2fit.curves.points import crossed
 
     unknown = [x for x in given if x not in (*law.inputs, *extra)]
     if unknown:
@@ -79,10 +79,10 @@ def predict(
       p2fit predict fit.json --at points.csv -o predicted.csv
       p2fit predict accuracy.json --through loss.json --params 7B --tokens 1T,10T
     """
+    from p2fit.curves.choosing import FitError
+    from p2fit.curves.points import table
     from p2fit.fit import load
-    from p2fit.points import table
-    from p2fit.prediction import predict as predict_points
-    from p2fit.rows import FitError
+    from p2fit.plan.prediction import predict as predict_points
 
     if (at is None) == (not inputs):
         raise click.UsageError("give the law's inputs by options, or a file by --at")
@@ -364,10 +364,10 @@ def simulate(
       p2fit simulate design.csv --law "E + A/params^alpha" --set E=1.8 --set A=480 \\
         --set alpha=.35 --noise 0.002 --correlation 0.8
     """
+    from p2fit.curves.points import crossed
+    from p2fit.curves.simulation import simulate as simulate_law
     from p2fit.files import write_text
-    from p2fit.laws import COLUMNS
-    from p2fit.points import crossed
-    from p2fit.simulation import simulate as simulate_law
+    from p2fit.laws.law import COLUMNS
 
     columns = {x: v for x, v in inputs.items() if x in COLUMNS or len(v) > 1}
     if (design is None) == (not columns):

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, get_args
 
+from p2fit.curves.choosing import FitError, Source
 from p2fit.fit import Fit
 from p2fit.pictures.checks import draw_profiles, draw_validation
 from p2fit.pictures.style import check_format, save
-from p2fit.rows import FitError, Source
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,7 +72,7 @@ def plot(
         fit.of_loss(f"a picture of kind {kind}")
     task = fit.task(curves)
     if kind == "profile":
-        from p2fit.profiles import profile_task
+        from p2fit.uncertainty.profiles import profile_task
 
         return draw_profiles(list(profile_task(task, task.law.free)))
     if kind == "contours":

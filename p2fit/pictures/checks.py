@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from p2fit.curves.choosing import FitError
 from p2fit.pictures.style import (
     BAND,
     COLOURS,
@@ -20,15 +21,14 @@ from p2fit.pictures.style import (
     spread,
     styled,
 )
-from p2fit.rows import FitError
-from p2fit.show import labels
+from p2fit.show.fit import labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from p2fit.profiles import Profile
-    from p2fit.validation import Points, Validation
+    from p2fit.judging.validation import Points, Validation
+    from p2fit.uncertainty.profiles import Profile
 
 
 @styled()

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from p2fit.curves.choosing import FitError
 from p2fit.fit import Fit
-from p2fit.laws import Array
+from p2fit.laws.law import Array
 from p2fit.pictures.style import COLOURS, INK, legend, panels, set_values, styled
-from p2fit.rows import FitError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from p2fit.fit import Fit
-from p2fit.laws import Array
+from p2fit.laws.law import Array
 from p2fit.pictures.style import (
     BEYOND,
     COLOURS,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from p2fit.curves.choosing import FitError
 from p2fit.fit import Fit
-from p2fit.laws import Array
+from p2fit.laws.law import Array
 from p2fit.pictures.fits import across, bands, divide, share_scale
 from p2fit.pictures.style import (
     BEYOND,
@@ -26,9 +27,8 @@ from p2fit.pictures.style import (
     swatch,
 )
 from p2fit.plan.compute import ComputePlan, plan_compute
+from p2fit.plan.quantities import Quantity
 from p2fit.plan.tokens import plan_tokens
-from p2fit.quantities import Quantity
-from p2fit.rows import FitError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

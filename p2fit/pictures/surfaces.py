@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from p2fit.curves.choosing import FitError
 from p2fit.fit import Fit
 from p2fit.pictures.style import (
     BEYOND,
@@ -22,7 +23,6 @@ from p2fit.pictures.style import (
     styled,
     swatch,
 )
-from p2fit.rows import FitError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

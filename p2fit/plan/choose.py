@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from p2fit.curves.choosing import FitError, Source
+from p2fit.curves.points import outside, table
 from p2fit.fit import Fit
-from p2fit.identify import join
-from p2fit.laws import Array
+from p2fit.laws.law import Array
+from p2fit.plan.prediction import beyond
+from p2fit.plan.quantities import Parameters, Quantity, Spread, finite, open_parameters, spread
 from p2fit.plan.tokens import compute_saved
-from p2fit.points import outside, table
-from p2fit.prediction import beyond
-from p2fit.quantities import Parameters, Quantity, Spread, finite, open_parameters, spread
-from p2fit.rows import FitError, Source
+from p2fit.solver.identify import join
 
 _INPUTS = {"params", "tokens", "pruning_rate", "base_loss"}
 
@@ -74,12 +74,12 @@ class Choice:
         return {**vars(self), **own}
 
     def __str__(self) -> str:
-        from p2fit.show import text
+        from p2fit.show.fit import text
 
         return text(self)
 
     def __rich__(self) -> Any:
-        from p2fit.show import facts, grid, number, span, with_notes
+        from p2fit.show.fit import facts, grid, number, span, with_notes
 
         budget = "the same tokens for each" if self.flops is None else f"{self.flops:.4g} FLOPs"
         head = [("deploy", f"{number(self.deploy_params)} parameters"), ("budget", budget)]

@@ -23,15 +23,15 @@ from typing import Any
 
 import numpy as np
 
-from p2fit import jets
+from p2fit.curves.choosing import FitError
+from p2fit.curves.points import outside, table
 from p2fit.fit import Fit
-from p2fit.laws import Array, Law, compute
+from p2fit.laws import jets
+from p2fit.laws.law import Array, Law, compute
+from p2fit.plan.prediction import beyond
+from p2fit.plan.quantities import Parameters, Quantity, finite, open_parameters, spread
 from p2fit.plan.separate import Parts, Power, separate
 from p2fit.plan.tokens import compute_saved
-from p2fit.points import outside, table
-from p2fit.prediction import beyond
-from p2fit.quantities import Parameters, Quantity, finite, open_parameters, spread
-from p2fit.rows import FitError
 from p2fit.schedules import Schedule
 
 _SIZES = ("params", "avg_params")
@@ -122,12 +122,12 @@ class ComputePlan:
         }
 
     def __str__(self) -> str:
-        from p2fit.show import text
+        from p2fit.show.fit import text
 
         return text(self)
 
     def __rich__(self) -> Any:
-        from p2fit.show import about, facts, grid, number, span, with_notes
+        from p2fit.show.fit import about, facts, grid, number, span, with_notes
 
         head = about(self.law, self.group)
         if self.at:

@@ -22,13 +22,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from p2fit.curves.choosing import FitError, Source
+from p2fit.curves.points import outside, table
 from p2fit.fit import Fit
-from p2fit.laws import Array
+from p2fit.laws.law import Array
+from p2fit.plan.prediction import beyond
+from p2fit.plan.quantities import open_parameters
 from p2fit.plan.tokens import compute_saved
-from p2fit.points import outside, table
-from p2fit.prediction import beyond
-from p2fit.quantities import open_parameters
-from p2fit.rows import FitError, Source
 
 _TAILS = 0.005  # of the draws on either side are moved to where the others end
 _CELLS = 1 << 24  # draws times points looked at: bounds the memory
@@ -84,12 +84,12 @@ class NextRuns:
         return {**vars(self), "group": dict(self.group), **own}
 
     def __str__(self) -> str:
-        from p2fit.show import text
+        from p2fit.show.fit import text
 
         return text(self)
 
     def __rich__(self) -> Any:
-        from p2fit.show import facts, grid, number, with_notes
+        from p2fit.show.fit import facts, grid, number, with_notes
 
         head = [("group", ", ".join(f"{k} = {v}" for k, v in self.group.items()))]
         head = head if self.group else []

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from p2fit.laws import Affine, Array, Law, LawError, Term, evaluate
-from p2fit.quantities import Parameters
+from p2fit.laws.law import Affine, Array, Law, LawError, Term, evaluate
+from p2fit.plan.quantities import Parameters
 
 
 class Power(NamedTuple):

@@ -21,14 +21,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from p2fit.curves import Curves
+from p2fit.curves.choosing import FitError, Source, read, where_expression
+from p2fit.curves.points import outside, table
+from p2fit.curves.reading import Curves
 from p2fit.fit import Fit
-from p2fit.laws import Array, Law
+from p2fit.laws.law import Array, Law
+from p2fit.plan.prediction import beyond
+from p2fit.plan.quantities import Parameters, Quantity, finite, open_parameters, spread
 from p2fit.plan.separate import separate
-from p2fit.points import outside, table
-from p2fit.prediction import beyond
-from p2fit.quantities import Parameters, Quantity, finite, open_parameters, spread
-from p2fit.rows import FitError, Source, read, where_expression
 
 #: Tokens among which a law without a closed form is searched; beyond them is never.
 SEARCHED = (1.0, 1e24)
@@ -111,12 +111,12 @@ class TokensPlan:
         }
 
     def __str__(self) -> str:
-        from p2fit.show import text
+        from p2fit.show.fit import text
 
         return text(self)
 
     def __rich__(self) -> Any:
-        from p2fit.show import about, facts, grid, number, reach, span, with_notes
+        from p2fit.show.fit import about, facts, grid, number, reach, span, with_notes
 
         head = about(self.law, self.group)
         head.append(("at", ", ".join(f"{x} {number(v)}" for x, v in self.at.items())))
@@ -257,7 +257,7 @@ def overview(plans: Sequence[TokensPlan]) -> Any:
     from rich.console import Group
     from rich.text import Text
 
-    from p2fit.show import grid, labels, number, reach
+    from p2fit.show.fit import grid, labels, number, reach
 
     names = labels([plan.group for plan in plans])
     grouped = any(names)

@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from p2fit import __version__
-from p2fit.comparison import Comparison, compare
+from p2fit.curves.choosing import FitError, Source, Stdin, Task
 from p2fit.fit import Fit, fit_each
-from p2fit.laws import Law, LawError
+from p2fit.judging.comparison import Comparison, compare
+from p2fit.judging.validation import Validation, validate
+from p2fit.laws.law import Law, LawError
 from p2fit.pictures import GAIN
 from p2fit.pictures.style import svg
 from p2fit.plan.compute import ComputePlan, plan_compute
@@ -23,8 +25,6 @@ from p2fit.plan.tokens import TokensPlan, plan_tokens
 from p2fit.reporting import words
 from p2fit.reporting.mathml import formula, symbol
 from p2fit.reporting.themes import VARIABLES, themed
-from p2fit.rows import FitError, Source, Stdin, Task
-from p2fit.validation import Validation, validate
 
 #: Groups that have all pictures; of more, each has its curves only, so that the page stays small.
 FULLY = 8

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Mapping
 from html import escape
 
-from p2fit.laws import Law
+from p2fit.laws.law import Law
 
 _COLUMNS = {
     "tokens": "<mi>D</mi>",

@@ -9,22 +9,22 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from p2fit.control import told
-from p2fit.curves import FRAME
+from p2fit.curves.choosing import DELTAS, Options, Task
+from p2fit.curves.control import told
+from p2fit.curves.reading import FRAME
 from p2fit.fit import Estimate, Fit
-from p2fit.identify import join
-from p2fit.laws import LAWS
+from p2fit.laws.law import LAWS
 from p2fit.pictures.plans import settled
 from p2fit.pictures.style import count, label, shown
-from p2fit.rows import DELTAS, Options, Task
+from p2fit.solver.identify import join
 
 if TYPE_CHECKING:
-    from p2fit.comparison import Comparison, Difference
+    from p2fit.judging.comparison import Comparison, Difference
+    from p2fit.judging.validation import Validation
     from p2fit.plan.compute import ComputePlan
+    from p2fit.plan.quantities import Quantity
     from p2fit.plan.tokens import TokensPlan
-    from p2fit.quantities import Quantity
     from p2fit.reporting import Section
-    from p2fit.validation import Validation
 
 #: Law -> its name as people say it.
 NAMES = {

@@ -1,0 +1,74 @@
+"""Points to predict at and to plan for: a law's inputs, by value or from a file."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from p2fit.curves.choosing import FitError, Source, read
+from p2fit.curves.reading import CurvesError
+from p2fit.fit import Fit
+from p2fit.laws.law import Array
+from p2fit.solver.identify import join
+
+
+def table(source: Source, inputs: Collection[str]) -> pl.DataFrame:
+    """Points as a checked table: inputs as numbers, other columns as they are.
+
+    Args:
+        source: a CSV file, a table, or values by name: scalars, or
+            arrays of one shape.
+        inputs: columns that must be there.
+
+    Raises:
+        CurvesError: faults in a file or a table.
+        FitError: a value by name is missing, out of its range, or of another shape.
+    """
+    if not isinstance(source, Mapping):
+        return read(source, None, needs=inputs, numeric=inputs).frame
+    missing = tuple(x for x in inputs if x not in source)
+    if missing:
+        raise FitError(f"{join(missing)} {'is' if len(missing) == 1 else 'are'} not given")
+    try:
+        arrays = np.broadcast_arrays(*(np.asarray(v) for v in source.values()))
+    except ValueError:
+        raise FitError("inputs are scalars, or arrays of one shape") from None
+    values = {x: v.ravel() for x, v in zip(source, arrays)}
+    try:
+        return read(values, None, needs=inputs, numeric=inputs).frame
+    except CurvesError as error:
+        faults = (f"{f.column}: {f.message}" for f in error.faults[:5])
+        raise FitError("\n".join(dict.fromkeys(faults))) from None
+
+
+def crossed(values: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """Every combination of some values of each input, the last varying fastest."""
+    rows = itertools.product(*values.values())
+    return {x: list(column) for x, column in zip(values, zip(*rows))}
+
+
+def alike(values: Array) -> list[Array]:
+    """Distinct values, ascending, in parts: a part ends where the next value is more than a tenth
+    larger. One pruning rate asked for, for one, comes out a little different for every size, as
+    layers and heads are whole. Where all would be one part, each value is one."""
+    parts = np.split(values, np.flatnonzero(values[1:] > 1.1 * values[:-1]) + 1)
+    return parts if len(parts) > 1 else np.split(values, len(values))
+
+
+def outside(fit: Fit, columns: Mapping[str, Any]) -> dict[str, Array]:
+    """How far outside the fitted range each input is, in decades: below it negative, within 0."""
+    found = {}
+    for x, span in fit.data["range"].items():
+        if x in columns:
+            value = np.asarray(columns[x], float)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                above = np.log10(value / span["max"])
+                below = np.log10(value / span["min"])
+            found[x] = np.where(
+                value > span["max"], above, np.where(value < span["min"], below, 0.0)
+            )
+    return found

@@ -1,0 +1,619 @@
+"""Laws side by side on the same rows, by how they predict runs that were left out.
+
+Each law is fitted without some runs and asked for their loss; every run counts the same in the
+scores. Differences are taken run by run, so that what makes a run hard for every law cancels.
+
+>>> import p2fit
+>>> n = [1e8, 4e8, 1e9, 4e9] * 3
+>>> d = [1e9] * 4 + [1e10] * 4 + [1e11] * 4
+>>> curves = {"run": [f"r{i}" for i in range(12)], "params": n, "tokens": d,
+...           "loss": [1.8 + 480 / a**0.35 + 2100 / b**0.37 for a, b in zip(n, d)]}
+>>> [comparison] = compare(curves, ["kaplan-n", "chinchilla"])
+>>> [score.label for score in comparison.scores]
+['chinchilla', 'kaplan-n']
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from p2fit import metrics
+from p2fit.curves.choosing import (
+    GROUPS,
+    FitError,
+    Source,
+    Task,
+    available,
+    open_curves,
+    servable,
+    tasks,
+    without_drift,
+)
+from p2fit.curves.control import movement, told
+from p2fit.fit import Fit, fit_task
+from p2fit.laws.law import LAWS, Array, Law, LawError, get_law
+from p2fit.solver.identify import identify
+from p2fit.solver.least_squares import minimise
+from p2fit.solver.problem import Index
+from p2fit.solver.solving import solve_task
+
+#: Up to this many runs, one is left out at a time; beyond it, a twentieth of them.
+SINGLY = 60
+FOLDS = 20
+#: Fewest independent runs for an AICc and a BIC, which hold for many.
+LIKELIHOOD_RUNS = 40
+
+_CONTEXTS = 500  # rows at which the conditions are checked
+_CONDITIONS = {
+    "falls_with_tokens": "falls with\ntokens",
+    "rises_with_pruning_rate": "rises with\nrate",
+    "tends_to_base_loss": "tends\nto L₀",
+}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much worse a law predicts than the best one, over the same runs."""
+
+    value: float
+    """Mean over runs of the score minus the best law's."""
+    stderr: float
+    """Standard error of that mean. The fits share most of their runs: take it for a lower bound."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How one law does."""
+
+    law: Law
+    """The law, with what was fixed and tied."""
+    fit: Fit
+    """Its fit to all the rows."""
+    loss: float | None
+    """Mean over left-out runs of the objective's own loss (Huber's, or half the square) of the
+    residual; None where some run could not be predicted."""
+    rmse_log: float | None
+    """Root of the mean over left-out runs of the squared error of the log of the loss; of another
+    target's residual, where that is not of its log."""
+    mape: float | None
+    """Mean over left-out runs of the error as a share of the loss (0.01 is 1 %); None where a row
+    of another target is 0 or less."""
+    difference: Difference | None
+    """Of ``loss`` from the best law's; None for that law itself."""
+    difference_squares: Difference | None
+    """Of the square of ``rmse_log`` from that of the same best law."""
+    r2: float | None
+    """In-sample share of the variance explained: of the loss above base_loss, for every law, where
+    the file has that column."""
+    conditions: Mapping[str, bool | None]
+    """Whether the fitted law, over the range of the data and a decade beyond,
+    ``falls_with_tokens``, ``rises_with_pruning_rate`` and ``tends_to_base_loss`` as the rate
+    tends to 0; None where it does not apply."""
+    aicc: float | None
+    """Akaike's criterion, corrected for few rows; None where it would mean nothing."""
+    bic: float | None
+    """The Bayesian information criterion; None likewise."""
+    elpd: float | None = None
+    """Of the Bayesian backend: log density that the posterior predicts for the log losses of runs
+    left out, summed over runs; higher is better."""
+    difference_elpd: Difference | None = None
+    """Of ``elpd`` from the best law's (the sum over runs, at most 0, and its standard error)."""
+    refitted: int | None = None
+    """Runs left out in fact, where importance sampling did not do."""
+
+    @property
+    def label(self) -> str:
+        """The law's name, or the formula of a user's own."""
+        return _label(self.law)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; null where there is no number."""
+        own = {k: v for k, v in vars(self).items() if k not in ("law", "fit")}
+        for name in ("difference", "difference_squares", "difference_elpd"):
+            own[name] = asdict(own[name]) if own[name] else None
+        return {
+            "law": self.label,
+            "formula": self.law.formula,
+            **own,
+            "free": len(self.law.free),
+            "rank": self.fit.identification["rank"],
+            "objective": self.fit.objective,
+            "rmse": self.fit.metrics["rmse"],
+            "parameters": {n: p.estimate for n, p in self.fit.parameters.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Laws on the same rows, best first. Made by :func:`compare`."""
+
+    source: str
+    """Where the rows come from."""
+    group: Mapping[str, str]
+    """The columns that the curves were split by, and this comparison's values of them."""
+    scores: tuple[Score, ...]
+    """One for each law; first the one that predicts left-out runs best."""
+    rows: int
+    """Rows that every law was fitted to."""
+    runs: int
+    """Independent runs (values of ``cluster``) among them."""
+    folds: int
+    """Fits per law in which each run is left out once; as many as runs: one at a time."""
+    excluded: Mapping[str, int]
+    """Rows left out for all laws because one of them cannot use them, by reason."""
+    options: Mapping[str, Any]
+    """Residual, loss, delta, weights and the rest of what was asked for."""
+    notes: tuple[str, ...]
+    """What the reader should know, one line each."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; null where there is no number, never NaN."""
+        document = {k: v for k, v in vars(self).items() if k != "scores"}
+        return {**document, "laws": [score.to_dict() for score in self.scores]}
+
+    def __str__(self) -> str:
+        from p2fit.show.fit import text
+
+        return text(self)
+
+    def __rich__(self) -> Any:
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        from p2fit.show.fit import number
+
+        def table(*heads: str) -> Table:
+            made = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
+            made.add_column("law", overflow="fold")
+            for head in heads:
+                made.add_column(head, justify="right")
+            return made
+
+        def against(d: Difference | None) -> str:
+            return f"{number(d.value, 3)} ± {number(d.stderr, 2)}" if d else "—"
+
+        head = Table.grid(padding=(0, 2))
+        head.add_column(style="dim", no_wrap=True)
+        head.add_column(overflow="fold")
+        for name, fact in self._facts():
+            head.add_row(name, Text(fact))
+        loss = "Huber" if self.options["loss"] == "huber" else "loss"
+        error = "log" if _logged(self.options) else self.options["residual"]
+        left_out = table(loss, "worse by ± s.e.", f"RMSE {error}", "squares worse by", "MAPE")
+        likelihood = any(s.aicc is not None for s in self.scores)
+        used = [c for c in _CONDITIONS if any(s.conditions[c] is not None for s in self.scores)]
+        inside = table(
+            *("free", "rank", "objective", "R²", "RMSE", *(("AICc", "BIC") if likelihood else ())),
+            *(_CONDITIONS[c] for c in used),
+        )
+        for s in self.scores:
+            best = s is self.scores[0] and s.loss is not None
+            left_out.add_row(
+                Text(s.label),
+                number(s.loss, 3),
+                "best" if best else against(s.difference),
+                number(s.rmse_log, 3),
+                against(s.difference_squares),
+                "—" if s.mape is None else f"{100 * s.mape:.3g} %",
+            )
+            inside.add_row(
+                Text(s.label),
+                str(len(s.law.free)),
+                str(s.fit.identification["rank"]),
+                *(number(v) for v in (s.fit.objective, s.r2)),
+                number(float(s.fit.metrics["rmse"] or 0), 3),
+                *((number(s.aicc), number(s.bic)) if likelihood else ()),
+                *({True: "yes", False: "no", None: "—"}[s.conditions[c]] for c in used),
+            )
+        parts: list[Any] = [head, Text(), Text("fitted without them"), left_out]
+        if self.scores[0].elpd is not None:
+            density = table("log density", "from best", "refitted")
+            for s in self.scores:
+                gap = "best" if s.difference_elpd is None else against(s.difference_elpd)
+                density.add_row(Text(s.label), number(s.elpd), gap, str(s.refitted))
+            parts += [Text(), Text("predictive density of left-out runs, by Bayes"), density]
+        parts += [Text(), Text("fitted to all rows"), inside]
+        return Group(*parts, *([Text()] if self.notes else []), *map(Text, self.notes))
+
+    def _facts(self) -> Iterator[tuple[str, str]]:
+        if self.group:
+            yield "group", ", ".join(f"{k} = {v}" for k, v in self.group.items())
+        o = self.options
+        unit = "runs" if o["cluster"] == "run" else f"values of {o['cluster']}"
+        yield "data", f"{self.source}: {self.rows} rows, {self.runs} {unit}, the same for every law"
+        for reason, count in self.excluded.items():
+            yield "", f"left out {count}: {reason}"
+        control = self.scores[0].fit.data["control"]
+        if control:
+            yield "", told(control)
+        laws = [score.law for score in self.scores]
+        held = {f"{n} = {v:g}": None for law in laws for n, v in law.fixed.items()}
+        held |= {f"{n} = {v}": None for law in laws for n, v in law.tied.items()}
+        if held:
+            yield "held", f"{', '.join(held)}, in the laws that have them"
+        delta = f" (delta {o['delta']:g})" if o["loss"] == "huber" else ""
+        of = "" if o["target"] == "loss" else f" of {o['target']}"
+        yield "method", f"least squares: {o['loss']} loss{delta} of {o['residual']} residuals{of}"
+        if self.folds == self.runs:
+            yield "left out", f"one of the {unit} at a time"
+        else:
+            yield "left out", f"{self.folds} parts of the {unit}, drawn with seed {o['seed']}"
+
+
+def compare(
+    source: Source,
+    laws: Sequence[str | Law] = (),
+    *,
+    backend: str = "least-squares",
+    noise: str | None = None,
+    prior: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> list[Comparison]:
+    """Compare laws on the same rows by leaving runs out and predicting them.
+
+    Args:
+        source: a CSV file (``-`` for standard input), a table, or :class:`Curves`.
+        laws: names from :data:`LAWS`, formulas, or :class:`Law`; none: all laws of the table that
+            are sums of monomials and whose columns are there and vary.
+        backend: ``bayes`` also compares by the log predictive density of left-out runs
+            (needs the extra ``bayes``).
+        noise, prior: of the Bayesian model, as in :class:`p2fit.BayesOptions`; a prior goes to
+            every law that has the parameter.
+        progress: called with fits done and in all.
+        options: the fields of :class:`Options`. What is fixed, tied, or given a range or a start
+            is so in every law that has a parameter of that name.
+
+    Returns:
+        One :class:`Comparison` per group, in the order of the groups' values.
+
+    Raises:
+        CurvesError, FitError, LawError: what is wrong with the file, the request, a law.
+    """
+    if isinstance(laws, str | Law):
+        raise FitError("give a list of laws: a comparison takes two")
+    if options.get("bootstrap"):
+        raise FitError("a comparison has no intervals to bootstrap: leave bootstrap out")
+    if backend not in ("least-squares", "bayes"):
+        raise FitError(f"backend is {backend!r}: use least-squares or bayes")
+    if backend == "bayes" and options.get("target", "loss") != "loss":
+        raise FitError("the backend bayes models the loss: compare on another target without it")
+    if backend == "least-squares" and (noise or prior):
+        raise FitError("noise and prior go with the backend bayes")
+    bayes: dict[str, Any] | None = {"prior": prior, **({"noise": noise} if noise else {})}
+    if backend == "least-squares":
+        bayes = None
+    found, excluded = _same_rows(source, laws, options)
+    parts = [_folds(group[0]) for group in found]
+    total = sum(
+        len(group) * (int(fold.max()) + 1 + (int(run.max()) + 1 if bayes is not None else 0))
+        for group, (run, fold) in zip(found, parts)
+    )
+    done = itertools.count(1)
+
+    def tick() -> None:
+        if progress is not None:
+            progress(next(done), total)
+
+    return [_compare(g, *p, out, tick, bayes) for g, p, out in zip(found, parts, excluded)]
+
+
+def _logged(options: Mapping[str, Any]) -> bool:
+    """Whether errors are also taken of the log: of the loss always."""
+    return bool(options["target"] == "loss" or options["residual"] == "log")
+
+
+def _label(law: Law) -> str:
+    return law.formula if law.name == "custom" else law.name
+
+
+# ---------------------------------------------------------------- the same rows for every law
+
+
+def _same_rows(
+    source: Source, laws: Sequence[str | Law], options: Mapping[str, Any]
+) -> tuple[list[tuple[Task, ...]], list[dict[str, int]]]:
+    """For each group the tasks of all laws on the same rows, and the account of rows left out."""
+    held = {k: options.get(k) or {} for k in ("fix", "tie", "ranges")}
+    rest = {k: v for k, v in options.items() if k not in ("columns", "start", *held)}
+    target = options.get("target", "loss")
+    curves, _, _ = open_curves(source, laws[0] if laws else None, options.get("columns"), target)
+    names = curves.frame.columns
+    chosen = [get_law(law, names) for law in laws or _varying(curves.frame)]
+    if len(chosen) < 2:
+        few = ", ".join(map(_label, chosen)) or "none"
+        raise FitError(f"{curves.source}: a comparison takes two laws and more; here {few}")
+    chosen = _restrict(chosen, **held)
+    start = options.get("start") or {}
+    begun = [
+        {n: v for n, v in start.items() if n in law.exponents and not law.monomial}
+        for law in chosen
+    ]
+    for name in start:
+        if not any(name in begin for begin in begun):
+            raise FitError(f"no law here takes a start for {name}")
+    if rest.get("by") is None and any("base_loss" in law.inputs for law in chosen):
+        rest["by"] = [] if rest.get("pool") else [c for c in GROUPS if c in names]
+    subtract = bool(rest.pop("subtract_control", False))
+    whole = curves.frame
+    if subtract:  # before the filters, which leave the controls out
+        frames = [without_drift(curves, law, target) for law in chosen]
+        curves = replace(curves, frame=frames[0])
+    # Every law's selection is a filter: one after the other keeps what all of them keep.
+    accounts: dict[tuple[str, ...], dict[str, int]] = {}
+    emptied: tuple[str, ...] = ()
+    for law, begin in zip(chosen, begun):
+        kept = tasks(curves, law, start=begin, **rest)
+        emptied += kept[0].warnings
+        for task in kept:
+            account = accounts.setdefault(tuple(task.group.values()), {})
+            for reason, count in task.excluded.items():
+                account[reason] = account.get(reason, 0) + count
+        curves = replace(curves, frame=pl.concat([task.frame for task in kept]))
+    # In the order in which they are solved: by cluster.
+    unit = options.get("cluster", "run")
+    by_law = [
+        [
+            replace(
+                t,
+                frame=t.frame.sort(unit, maintain_order=True),
+                options=replace(t.options, subtract_control=subtract),
+                control={**moved, "subtracted": True}
+                if subtract and (moved := movement(t.frame, whole))
+                else None,
+                warnings=emptied,
+            )
+            for t in tasks(curves, law, start=begin, **rest)
+        ]
+        for law, begin in zip(chosen, begun)
+    ]
+    groups = list(zip(*by_law))
+    return groups, [accounts[tuple(group[0].group.values())] for group in groups]
+
+
+def _varying(frame: pl.DataFrame) -> list[Law]:
+    """The laws of the table whose columns are there, filled and not constant."""
+    filled = [c for c in frame.columns if not frame[c].null_count()]
+    varying = {c for c in filled if frame[c].n_unique() > 1}
+    fast = [LAWS[name] for name in servable(filled) if LAWS[name].monomial]
+    return [law for law in fast if set(law.inputs) <= available(varying)]
+
+
+def _restrict(
+    laws: list[Law],
+    fix: Mapping[str, float],
+    tie: Mapping[str, str],
+    ranges: Mapping[str, tuple[float, float]],
+) -> list[Law]:
+    """Each law with what it has of the parameters that are fixed, tied or given a range."""
+    for names in (*([name] for name in (*fix, *ranges)), *tie.items()):
+        if not any(set(names) <= set(law.parameters) for law in laws):
+            raise FitError(f"no law here has {' and '.join(names)} among its parameters")
+    restricted = []
+    for law in laws:
+        own = {n: v for n, v in fix.items() if n in law.parameters}
+        same = {a: b for a, b in tie.items() if {a, b} <= set(law.parameters)}
+        held = law.restrict({**law.fixed, **own}, {**law.tied, **same})
+        restricted.append(held.within({n: r for n, r in ranges.items() if n in law.parameters}))
+    return restricted
+
+
+# ---------------------------------------------------------------- leaving runs out
+
+
+def _folds(task: Task) -> tuple[Index, Index]:
+    """The run of each row and the part with which it is left out, both from 0."""
+    labels = task.frame[task.options.cluster].cast(pl.String).fill_null("").to_numpy()
+    _, run = np.unique(labels, return_inverse=True)
+    count = int(run.max()) + 1
+    if count < 3:
+        raise FitError(f"{task.label}: {count} runs are too few to leave one out; 3 are needed")
+    if count <= SINGLY:
+        return run, run
+    return run, (np.random.default_rng(task.options.seed).permutation(count) % FOLDS)[run]
+
+
+def _left_out(task: Task, fold: Index, tick: Callable[[], None]) -> tuple[Array, list[str]]:
+    """The loss that a law predicts where it was not fitted; NaN, and a note, where it cannot."""
+    fitted, faults = np.full(len(fold), math.nan), []
+    parts = int(fold.max()) + 1
+    solved = solve_task(task)
+    problem, z = solved.problem, solved.solution.z
+    for part in range(parts):
+        out, kept = np.flatnonzero(fold == part), np.flatnonzero(fold != part)
+        rest = {x: c[kept] for x, c in solved.columns.items()}
+        try:
+            if identify(problem.rows(kept), z, rest).undetermined:
+                # The optimum on all rows would tell what the rest cannot: fit afresh.
+                fit = fit_task(replace(task, frame=task.frame[kept]))
+                fitted[out] = fit.predict(task.frame[out].to_dict())
+            else:
+                again = minimise(problem.rows(kept), z[None]).z
+                fitted[out] = problem.rows(out).loss(again)[0]
+        except (FitError, LawError) as error:
+            faults.append(f"without {task.frame['run'][int(out[0])]}: {error}")
+        tick()
+    if faults:
+        faults = [f"{_label(task.law)}: {len(faults)} of {parts} predictions fail, {faults[0]}"]
+    return fitted, faults
+
+
+def _compare(
+    group: tuple[Task, ...],
+    run: Index,
+    fold: Index,
+    excluded: Mapping[str, int],
+    tick: Callable[[], None],
+    bayes: Mapping[str, Any] | None,
+) -> Comparison:
+    fits = [fit_task(task) for task in group]
+    runs = int(run.max()) + 1
+    notes: list[str] = []
+    errors: list[Array] = []
+    for task in group:
+        fitted, failed = _left_out(task, fold, tick)
+        errors.append(_errors(task, fitted, run))
+        notes += failed
+    # A law that misses a prediction (NaN) comes last; of equals, the first named comes first.
+    own = [each[0] for each in errors]
+    order = sorted(range(len(group)), key=lambda i: (np.isnan(own[i]).any(), own[i].sum()))
+    best = errors[order[0]]
+    reason = _no_likelihood(fits[0], runs)
+    notes += [f"no AICc or BIC: {reason}"] if reason else []
+    for task, fit in zip(group, fits):
+        known = fit.identification
+        if known["rank"] < known["parameters"]:
+            notes.append(
+                f"{_label(task.law)}: {known['rank']} of {known['parameters']} directions are "
+                "determined, and a point was picked along the others to predict from"
+            )
+    scores = [_score(group[i], fits[i], errors[i], best, not reason) for i in order]
+    if bayes is not None:
+        scores = _by_density([group[i] for i in order], scores, bayes, tick)
+    return Comparison(
+        source=group[0].curves.source,
+        group=group[0].group,
+        scores=tuple(scores),
+        rows=len(run),
+        runs=runs,
+        folds=int(fold.max()) + 1,
+        excluded=excluded,
+        options={**group[0].options.recorded(), "weights": fits[0].options["weights"]},
+        notes=(*group[0].warnings, *notes),
+    )
+
+
+def _by_density(
+    group: Sequence[Task],
+    scores: Sequence[Score],
+    bayes: Mapping[str, Any],
+    tick: Callable[[], None],
+) -> list[Score]:
+    """The scores with their log predictive densities."""
+    from p2fit.bayes.fitting import left_out
+
+    found = [left_out(task, bayes, tick) for task in group]
+    best = max((own.by_run for own in found), key=lambda by_run: float(by_run.sum()))
+    added = []
+    for score, own in zip(scores, found):
+        gap = own.by_run - best
+        error = float(gap.std(ddof=1) * math.sqrt(len(gap)))
+        added.append(
+            replace(
+                score,
+                elpd=float(own.by_run.sum()),
+                difference_elpd=None if own.by_run is best else Difference(float(gap.sum()), error),
+                refitted=own.refitted,
+            )
+        )
+    return added
+
+
+def _errors(task: Task, fitted: Array, run: Index) -> Array:
+    """For each run the mean of: the objective's loss, the squared log error (of a target without
+    a log the squared residual), the error as a share of it; (3, G)."""
+    options = task.options
+    y = task.frame[options.target].to_numpy()
+    with np.errstate(all="ignore"):
+        own = options.scale.miss(fitted, y)
+        clipped = np.minimum(np.abs(own), options.threshold)
+        each = (
+            clipped * (np.abs(own) - 0.5 * clipped),
+            (np.log(fitted / y) if _logged(options.recorded()) else own) ** 2,
+            np.where(y > 0, np.abs(fitted - y) / y, math.inf),
+        )
+    return np.stack([np.bincount(run, e) / np.bincount(run) for e in each])
+
+
+def _score(task: Task, fit: Fit, errors: Array, best: Array, likelihood: bool) -> Score:
+    differences: list[Difference | None] = [None, None]
+    gap = errors[:2] - best[:2]
+    if errors is not best and np.isfinite(gap).all():
+        stderr = gap.std(axis=1, ddof=1) / math.sqrt(gap.shape[1])
+        differences = [
+            Difference(*pair) for pair in zip(gap.mean(axis=1).tolist(), stderr.tolist())
+        ]
+    loss, squares, share = (v if math.isfinite(v) else None for v in errors.mean(axis=1).tolist())
+    above = task.frame[task.options.target].to_numpy()
+    if task.options.target == "loss":
+        above = above - _base_loss(task.frame)
+    n, k = len(above), fit.identification["rank"] + 1  # the scatter is estimated too
+    deviance = n * math.log(2 * fit.objective / n) if likelihood and fit.objective > 0 else None
+    return Score(
+        law=task.law,
+        fit=fit,
+        loss=loss,
+        rmse_log=None if squares is None else math.sqrt(squares),
+        mape=share,
+        difference=differences[0],
+        difference_squares=differences[1],
+        # Off by the RMSE in every row leaves the same sum of squares as the fit does.
+        r2=metrics.r_squared(above, above + float(fit.metrics["rmse"] or 0.0)),
+        conditions=_conditions(task, fit),
+        aicc=None if deviance is None else deviance + 2 * k * n / (n - k - 1),
+        bic=None if deviance is None else deviance + k * math.log(n),
+    )
+
+
+def _no_likelihood(fit: Fit, runs: int) -> str:
+    """Why the objective gives no likelihood to compare by; empty where it does."""
+    if fit.options["loss"] != "squared":
+        return "Huber's loss is not a likelihood"
+    if fit.options["weights"] == "stderr":
+        return "each law has weights of its own"
+    if fit.data["used"] > runs:
+        return "the rows of a run are not independent"
+    return f"{runs} runs, and {LIKELIHOOD_RUNS} are needed" if runs < LIKELIHOOD_RUNS else ""
+
+
+# ---------------------------------------------------------------- conditions
+
+
+def _has_base_loss(frame: pl.DataFrame) -> bool:
+    return "base_loss" in frame.columns and not frame["base_loss"].null_count()
+
+
+def _base_loss(frame: pl.DataFrame) -> Array:
+    """The base model's loss of each row, 0 where the file does not have it."""
+    if _has_base_loss(frame):
+        return frame["base_loss"].cast(pl.Float64).to_numpy()
+    return np.zeros(frame.height)
+
+
+def _conditions(task: Task, fit: Fit) -> dict[str, bool | None]:
+    frame = task.frame.gather_every(max(1, task.frame.height // _CONTEXTS))
+    rows = {x: frame[x].to_numpy()[:, None] for x in task.law.inputs}
+    met: dict[str, bool | None] = dict.fromkeys(_CONDITIONS)
+    if task.options.target != "loss":
+        return met
+
+    def along(name: str, values: Array) -> Array:
+        """The loss along values of one input, at the other inputs of each row."""
+        return fit.predict({**rows, name: values})
+
+    try:
+        if "tokens" in rows:
+            tokens = np.geomspace(rows["tokens"].min(), 10 * rows["tokens"].max(), 40)
+            met["falls_with_tokens"] = bool(np.all(np.diff(along("tokens", tokens)) < 0))
+        rates = rows.get("pruning_rate", np.zeros(0))
+        if np.any(rates > 0):
+            low = rates[rates > 0].min()
+            steps = np.diff(along("pruning_rate", np.geomspace(low / 10, rates.max(), 40)))
+            met["rises_with_pruning_rate"] = bool(np.all(steps > 0))
+            if _has_base_loss(frame):
+                # As near to a rate of 0 as a float comes: a small power of it falls slowly.
+                ends = along("pruning_rate", np.array([1e-300, low])) - _base_loss(frame)[:, None]
+                met["tends_to_base_loss"] = bool(
+                    np.all(np.abs(ends[:, 0]) < 0.01 * np.abs(ends[:, 1]))
+                )
+    except LawError:  # a parameter has no finite value: nothing can be said
+        pass
+    return met

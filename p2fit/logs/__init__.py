@@ -1,0 +1,1 @@
+"""Other programs' logs, made into loss curves."""

@@ -1,0 +1,366 @@
+"""The rows that a log holds: which run, loss and tokens; converted, filtered, counted."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import polars as pl
+
+from p2fit.curves.choosing import FitError
+from p2fit.curves.reading import CurvesError, Fault, schema, suggest
+from p2fit.logs.formats import Log
+
+Kind = Literal["held-out", "training", "named by you"]
+Unit = Literal["nats", "bits", "perplexity", "bits-per-byte"]
+#: What can be said of a run besides its log.
+FACTS = ("params", "pruning_rate", "base_loss", "method", "family", "seed")
+#: Columns of a frame of rows that say where a row is from.
+RECORD, LOG = "#record", "#log"
+
+_TEXTS = ("method", "family", "seed")
+_TOKENS = ("tokens", "num_input_tokens_seen", "train/num_input_tokens_seen")
+_STEPS = (
+    *("step", "global_step", "train/global_step", "trainer/global_step"),
+    *("iter", "iteration", "Step", "_step"),
+)
+_HELD_OUT = {"eval", "evaluation", "val", "valid", "validation", "test", "heldout", "dev"}
+_TRAINING = (["train", "loss"], ["training", "loss"], ["loss", "train"], ["loss"])
+_OTHER_UNITS = {"ppl", "perplexity", "bits", "bpb", "bpc", "bpt", "bpw", "byte"}
+
+#: Why a record is left out that was written again, by a resumed run or in a later log.
+AGAIN = "at a step that comes again (the later wins)"
+
+
+@dataclass(frozen=True)
+class ImportedRun:
+    """What was taken of a run from one log, and what was not."""
+
+    run: str
+    source: str
+    """The file, or the folder of event files."""
+    format: str
+    """``Hugging Face Trainer``, ``W&B chart``, ``W&B history``, ``TensorBoard``, ``CSV`` or
+    ``JSONL``."""
+    records: int
+    """Records of this run in the log."""
+    rows: int
+    """Rows in the curves. ``records`` is their sum with ``dropped``."""
+    loss: str
+    """The log's name of the loss that was taken."""
+    kind: Kind
+    unit: Unit
+    """Of the log's losses. The curves are in nats per token."""
+    tokens: str
+    """Where the token counts come from."""
+    dropped: Mapping[str, int]
+    """Records left out, by reason."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the caller said besides the logs."""
+
+    columns: Mapping[str, str]
+    """Column -> its name in the logs."""
+    given: Mapping[str, Any]
+    """Of all runs."""
+    runs: Mapping[str, Mapping[str, Any]]
+    """Of a run by name; it comes first."""
+    origin: str
+    """Where ``runs`` is from."""
+
+    def of(self, run: str) -> dict[str, Any]:
+        return {**self.given, **self.runs.get(run, {})}
+
+
+@dataclass
+class Taken:
+    """What was taken of one log."""
+
+    log: Log
+    names: Mapping[str, str]
+    """Column -> its name in the log."""
+    frame: pl.DataFrame
+    """A row per record that is left: columns of the format, others asked for, and RECORD."""
+    reports: dict[str, ImportedRun]
+    """By run."""
+    warnings: list[str]
+
+
+# ---------------------------------------------------------------- which run a record is of
+
+
+def name_runs(
+    logs: Sequence[tuple[Log, tuple[str, ...]]], asked: Asked, run_from_path: bool
+) -> list[pl.Series]:
+    """The run of each record of each log."""
+    nameless = [at for log, at in logs if log.run is None and _run_column(log, asked) is None]
+    names = _tell_apart(nameless)
+    if len(names) > 1 and not run_from_path:
+        raise FitError(
+            f"{len(names)} logs do not name their run: --run-from-path (run_from_path=True) names "
+            "them by their folders or files, and --column run=NAME by a column"
+        )
+    found = []
+    for log, at in logs:
+        column = _run_column(log, asked)
+        if column is None:
+            name = names[at] if log.run is None else log.run
+            found.append(pl.Series("run", [name], dtype=pl.String).new_from_index(0, log.height))
+            continue
+        run = log.texts(column).alias("run")
+        if run.null_count():
+            raise CurvesError([log.fault(run.is_null().arg_true()[0], column, "empty: which run?")])
+        found.append(run)
+    return found
+
+
+def _run_column(log: Log, asked: Asked) -> str | None:
+    if "run" in asked.columns:
+        return _mapped(log, "run", asked)
+    return "run" if log.run is None and "run" in log.columns else None
+
+
+def _tell_apart(places: Collection[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
+    """Place -> the shortest end of it that no other has, of as many parts for all."""
+    distinct = list(dict.fromkeys(places))
+    for n in range(1, max(map(len, distinct), default=0) + 1):
+        names = ["/".join(at[-n:]) for at in distinct]
+        if len(set(names)) == len(names):
+            return dict(zip(distinct, names, strict=True))
+    return {}
+
+
+# ---------------------------------------------------------------- which columns
+
+
+def _fault(log: Log, what: str, column: str | None = None) -> CurvesError:
+    return CurvesError([Fault(log.source, None, column, what)])
+
+
+def _has(log: Log) -> str:
+    shown = ", ".join(list(log.columns)[:12]) + ", ..." * (len(log.columns) > 12)
+    return f"the log has {shown}"
+
+
+def _mapped(log: Log, column: str, asked: Asked) -> str:
+    """The log's name of a column that the caller mapped."""
+    name = asked.columns[column]
+    if name not in log.columns:
+        raise _fault(log, f"no {name} to take {column} from{suggest(name, list(log.columns))}")
+    return name
+
+
+def _words(name: str) -> list[str]:
+    return [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
+
+
+def _choose_loss(log: Log, asked: Asked) -> tuple[str, Kind]:
+    if not log.height:
+        raise _fault(log, "no records")
+    words = {name: _words(name) for name in log.columns}
+    if "loss" in asked.columns:
+        name = _mapped(log, "loss", asked)
+        if _HELD_OUT.intersection(words[name]):
+            return name, "held-out"
+        return name, "training" if words[name] in _TRAINING else "named by you"
+    filled = [n for n, w in words.items() if "loss" in w and log.column(n).count()]
+    held = [n for n in filled if _HELD_OUT.intersection(words[n])]
+    held = [n for n in held if len(words[n]) == 2] or held  # without a data set's name, if there is
+    if len(held) > 1:
+        several = ", ".join(held)
+        raise _fault(
+            log, f"several held-out losses: {several}; choose one with --column loss={held[0]}"
+        )
+    if held:
+        return held[0], "held-out"
+    # In a trainer_state.json train_loss is the mean over the whole run.
+    for wanted in [["loss"]] if log.entries else _TRAINING:
+        for name in filled:
+            if words[name] == wanted:
+                return name, "training"
+    raise _fault(log, f"no loss: name it with --column loss=NAME; {_has(log)}")
+
+
+# ---------------------------------------------------------------- the rows of a log
+
+
+def take(log: Log, run: pl.Series, asked: Asked) -> Taken:
+    """The rows that a log holds: chosen, in nats and tokens, and what was given beside it.
+
+    Args:
+        log: the log.
+        run: the run of each of its records.
+        asked: what the caller said.
+
+    Raises:
+        CurvesError: something is missing, not clear or not a number.
+    """
+    loss, kind = _choose_loss(log, asked)
+    facts = {name: asked.of(name) for name in run.unique(maintain_order=True)}
+    if _OTHER_UNITS.intersection(_words(loss)) and not all(
+        "loss_unit" in f for f in facts.values()
+    ):
+        raise _fault(log, f"{loss} may not be in nats per token: say what it is with --loss-unit")
+    names = _find(log, loss, asked)
+    _need(log, names, facts)
+    frame = _frame(log, run, names)
+    counted = {name: f["tokens_per_step"] for name, f in facts.items() if "tokens_per_step" in f}
+    if counted:
+        per_step = pl.col("run").replace_strict(counted, default=None, return_dtype=pl.Float64)
+        other = pl.col("tokens") if "tokens" in names else None
+        steps = pl.when(per_step.is_not_null()).then(pl.col("step") * per_step)
+        frame = frame.with_columns(tokens=steps.otherwise(other))
+
+    total = dict(frame.group_by("run").len().iter_rows())
+    dropped: dict[str, dict[str, int]] = {name: {} for name in facts}
+    for why, rule in _rules(log, loss):
+        left = frame.filter(rule)
+        if left.height < frame.height:
+            for name, n in frame.filter(~rule).group_by("run").len().iter_rows():
+                dropped[name][why] = n
+        frame = left
+
+    reports = {
+        name: ImportedRun(
+            run=name,
+            source=log.source,
+            format=log.format,
+            records=total[name],
+            rows=total[name] - sum(dropped[name].values()),
+            loss=loss,
+            kind=kind,
+            unit=fact.get("loss_unit", "nats"),
+            tokens=f"{names['step']} × {counted[name]:.15g}"
+            if name in counted
+            else names["tokens"],
+            dropped=dropped[name],
+        )
+        for name, fact in facts.items()
+    }
+    warnings = [*log.notes, *_warnings(log, loss, kind, reports)]
+    step = None if "step" in asked.columns or not counted else names["step"]
+    if step == "_step" or (step == "Step" and log.format == "W&B chart"):
+        warnings.append(
+            f"{log.source}: {step} counts calls of wandb.log unless the run said "
+            "otherwise; --column step=NAME takes another column"
+        )
+    return Taken(log, names, _complete(frame, facts), reports, warnings)
+
+
+def _find(log: Log, loss: str, asked: Asked) -> dict[str, str]:
+    """Column -> its name in the log, of all that is asked for or can be told by its name."""
+    names = {"loss": loss}
+    for column in (*(f["name"] for f in schema()["fields"]), *asked.columns):
+        if column in asked.columns:
+            names[column] = _mapped(log, column, asked)
+        elif column in log.columns and column not in ("tokens", "loss"):
+            names[column] = column
+    there = log.column(loss).is_not_null()
+    for column, candidates in (("step", _STEPS), ("tokens", _TOKENS)):
+        for name in candidates:
+            known = column in names or name not in log.columns
+            if not known and (log.column(name).is_not_null() & there).any():
+                names[column] = name
+    names.pop("run", None)
+    return names
+
+
+def _need(log: Log, names: Collection[str], facts: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise if what a run needs is neither in its log nor given."""
+    for run, known in facts.items():
+        if "tokens_per_step" in known and "step" not in names:
+            raise _fault(log, f"no steps: name them with --column step=NAME; {_has(log)}", run)
+        if "tokens_per_step" not in known and "tokens" not in names:
+            what = "no token counts: give --tokens-per-step, or --column tokens=NAME"
+            raise _fault(log, what, run)
+        if "params" not in known and "params" not in names:
+            raise _fault(log, "no params: give --params, or params in the table of runs", run)
+        if known.get("loss_unit") == "bits-per-byte" and "bytes_per_token" not in known:
+            raise _fault(log, "bits per byte need --bytes-per-token", run)
+
+
+def _frame(log: Log, run: pl.Series, names: Mapping[str, str]) -> pl.DataFrame:
+    """One row per record; what the format has as numbers is numbers."""
+    numeric = {f["name"] for f in schema()["fields"] if f["type"] == "number"} | {"step"}
+    data = [run.rename("run")]
+    for column, name in names.items():
+        if column in numeric:
+            values = log.numbers(name)
+        else:
+            values = log.texts(name) if column in _TEXTS else log.column(name)
+        data.append(values.alias(column))
+    return pl.DataFrame(data).with_row_index(RECORD)
+
+
+def _rules(log: Log, loss: str) -> Iterator[tuple[str, pl.Expr]]:
+    """What a record must be to stay, one rule after the other, and the words for those that go."""
+    yield f"without {loss}", pl.col("loss").is_not_null()
+    yield f"with {loss} NaN or infinite", pl.col("loss").is_finite()
+    yield "without a step or token count", pl.col("tokens").is_finite().fill_null(False)
+    yield AGAIN, pl.struct("run", "tokens").is_last_distinct()
+    if log.in_time:
+        # What was written before at a later step is of the part that a resumed run threw away.
+        next_low = pl.col("tokens").cum_min(reverse=True).shift(-1).over("run")
+        went_back = "beyond where a resume went back to"
+        yield went_back, next_low.is_null() | (pl.col("tokens") < next_low)
+
+
+def _warnings(log: Log, loss: str, kind: Kind, reports: Mapping[str, ImportedRun]) -> Iterator[str]:
+    for run, report in reports.items():
+        if not report.rows:
+            yield f"{log.source}: no row of run {run} is left"
+    if kind == "training":
+        yield (
+            f"{log.source}: {loss} is a training loss by its name, often a mean over several "
+            "steps, on data that the model learns from; take a held-out loss where there is one"
+        )
+    if means := log.averaged.get(loss, 0):
+        yield (
+            f"{log.source}: {means} of the points of run {log.run} are means of several that W&B "
+            "pooled (__MIN and __MAX differ); the history as JSONL has them all"
+        )
+
+
+def _complete(frame: pl.DataFrame, facts: Mapping[str, Mapping[str, Any]]) -> pl.DataFrame:
+    """With what was given of the runs, and losses in nats per token."""
+
+    def given(column: str, kind: Any) -> pl.Expr:
+        values = {run: f[column] for run, f in facts.items() if column in f}
+        return pl.col("run").replace_strict(
+            list(values), [kind(v) for v in values.values()], default=None,
+            return_dtype=pl.String if kind is str else pl.Float64,
+        )  # fmt: skip
+
+    for column in FACTS:
+        if any(column in f for f in facts.values()):
+            new = given(column, str if column in _TEXTS else float)
+            old = [pl.col(column)] if column in frame.columns else []
+            frame = frame.with_columns(pl.coalesce(new, *old).alias(column))
+    unit = pl.col("run").replace_strict(
+        list(facts), [f.get("loss_unit", "nats") for f in facts.values()], return_dtype=pl.String
+    )
+    if any("bytes_per_token" in f for f in facts.values()):
+        size = given("bytes_per_token", float)
+    else:
+        size = pl.lit(None, pl.Float64)
+    factor = (
+        pl.when(unit == "bits").then(math.log(2))
+        .when(unit == "bits-per-byte").then(math.log(2) * size)
+        .otherwise(1.0)
+    )  # fmt: skip
+    perplexity = unit == "perplexity"
+    nats: dict[str, pl.Expr] = {
+        column: pl.when(perplexity).then(pl.col(column).log()).otherwise(pl.col(column) * factor)
+        for column in ("loss", "base_loss")
+        if column in frame.columns
+    }
+    if "loss_stderr" in frame.columns:  # of a logarithm: relative
+        relative = pl.col("loss_stderr") / pl.col("loss")
+        wide = pl.col("loss_stderr") * factor
+        nats["loss_stderr"] = pl.when(perplexity).then(relative).otherwise(wide)
+    return frame.with_columns(**nats)

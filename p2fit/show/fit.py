@@ -1,0 +1,331 @@
+"""A fit as text, for the terminal, and as HTML, for notebooks."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from p2fit.bayes.diagnostics import UNMOVED
+from p2fit.bayes.diagnostics import faults as beyond
+from p2fit.curves.choosing import needs
+from p2fit.curves.control import told
+from p2fit.solver.identify import determined
+
+if TYPE_CHECKING:
+    from p2fit.fit import Estimate, Fit
+    from p2fit.laws.law import Law
+
+WIDTH = 100
+_HEADS = ("parameter", "estimate", "std. error", "95 % interval", "")
+_BAYES_HEADS = (
+    "parameter",
+    "median",
+    "post. sd",
+    "95 % interval",
+    "least squares",
+    "contraction",
+    "",
+)
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number to four digits, in powers of ten where it is large or small."""
+    return "—" if value is None else f"{value:.{digits}g}"
+
+
+def text(what: Any) -> str:
+    """Anything rich prints, as text without colour, ``WIDTH`` columns wide."""
+    out = io.StringIO()
+    console = Console(
+        file=out, width=WIDTH, color_system=None, emoji=False, markup=False, highlight=False
+    )
+    console.print(what)
+    return "".join(line.rstrip() + "\n" for line in out.getvalue().splitlines())
+
+
+def law_table(laws: Sequence[Law]) -> Table:
+    """The laws side by side: name, formula, columns and parameters."""
+    table = Table(box=None, padding=(0, 2, 1, 0), header_style="bold", show_edge=False)
+    table.add_column("law", no_wrap=True)
+    for title in ("formula", "columns", "parameters"):
+        table.add_column(title, overflow="fold")
+    for law in laws:
+        columns = " ".join(law.inputs)
+        table.add_row(law.name, Text(law.formula), columns, " ".join(law.parameters))
+    return table
+
+
+def law_page(law: Law) -> Group:
+    """One law: what it says, its formula in plain text and LaTeX, what it needs."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    ranges = law.ranges
+    for name, value in (
+        ("law", law.name),
+        ("formula", law.formula),
+        ("LaTeX", law.latex()),
+        ("columns", ", ".join(needs(law))),
+        ("coefficients", f"{', '.join(law.coefficients)} (at least 0)"),
+        (
+            "exponents" if law.monomial else "others",
+            ", ".join(f"{e} ({ranges[e][0]:g} to {ranges[e][1]:g})" for e in law.exponents),
+        ),
+    ):
+        grid.add_row(name, Text(value))
+    return Group(grid, Text(), Text(law.description)) if law.description else Group(grid)
+
+
+def renderable(fit: Fit) -> Group:
+    """What rich prints."""
+    head = Table.grid(padding=(0, 2))
+    head.add_column(style="dim", no_wrap=True)
+    head.add_column(overflow="fold")
+    for name, text in _facts(fit):
+        head.add_row(name, Text(text))
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
+    for i, title in enumerate(_heads(fit)):
+        table.add_column(title, justify="right" if i in (1, 2, 4, 5) else "left", overflow="fold")
+    for row in _rows(fit):
+        table.add_row(*row)
+    parts: list[Any] = [head, Text(), table]
+    if fit.warnings:
+        parts.append(Text())
+        parts += [Text.assemble(("warning: ", "yellow"), w) for w in fit.warnings]
+    return Group(*parts)
+
+
+def overview(fits: Sequence[Fit]) -> Group:
+    """Several fits side by side: how well each does, and its parameters."""
+    excess = any(fit.metrics["r2_excess"] is not None for fit in fits)
+    r2 = "r2_excess" if excess else "r2"
+    sloped = any(fit.metrics["asd"] is not None for fit in fits)
+    heads = ["rows", "runs", "R² L−L₀" if excess else "R²", "RMSE", *(["ASD"] if sloped else [])]
+    scores = grid(["group"], [*heads, "determined"])
+    names = list(fits[0].parameters)
+    values = grid(["group"], names)
+    for fit, label in zip(fits, labels([fit.group for fit in fits])):
+        m, found = fit.metrics, fit.identification
+        scores.add_row(
+            label,
+            str(fit.data["used"]),
+            str(fit.data["runs"]),
+            *(number(m[n], 3) for n in (r2, "rmse", *(["asd"] if sloped else []))),  # type: ignore[arg-type]
+            f"{found['rank']} of {found['parameters']}",
+        )
+        values.add_row(label, *(_value(fit.parameters[n]) for n in names))
+    return Group(Text("all groups", style="bold"), Text(), scores, Text(), values)
+
+
+def _value(p: Estimate) -> str:
+    return number(p.estimate, 3) if p.identified or p.fixed else "open"
+
+
+def labels(groups: Sequence[Mapping[str, str]]) -> list[str]:
+    """What tells groups apart: their values of the columns that are not the same for all; empty
+    where they are one group."""
+    differ = [c for c in groups[0] if len({group[c] for group in groups}) > 1]
+    return [", ".join(group[c] for c in differ) for group in groups]
+
+
+def html(fit: Fit) -> str:
+    """A fragment of HTML for a notebook."""
+    facts = "".join(
+        f"<tr><th style='text-align:left'>{escape(n)}</th>"
+        f"<td style='text-align:left'>{escape(t)}</td></tr>"
+        for n, t in _facts(fit)
+    )
+    heads = "".join(f"<th>{escape(h)}</th>" for h in _heads(fit))
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in _rows(fit)
+    )
+    warnings = "".join(f"<li>{escape(w)}</li>" for w in fit.warnings)
+    return (
+        f"<table>{facts}</table><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+        + (f"<p>Warnings</p><ul>{warnings}</ul>" if warnings else "")
+    )
+
+
+def _heads(fit: Fit) -> tuple[str, ...]:
+    return _HEADS if fit.posterior is None else _BAYES_HEADS
+
+
+def _rows(fit: Fit) -> Iterator[tuple[str, ...]]:
+    for name, p in fit.parameters.items():
+        cells = _cells(p)
+        if fit.posterior is None or p.fixed:
+            yield name, *cells[:3], *([""] * 2 if fit.posterior else []), cells[3]
+            continue
+        share = fit.posterior["contraction"][p.tied or name]
+        start = number(fit.posterior["least_squares"][name])
+        note = cells[3] if p.tied or share >= UNMOVED else "posterior = prior"
+        yield name, *cells[:3], start, f"{100 * share:.0f} %", note
+
+
+def _cells(p: Estimate) -> tuple[str, str, str, str]:
+    if p.fixed:
+        return number(p.estimate), "", "", "fixed"
+    note = f"= {p.tied}" if p.tied else "" if p.identified else "not determined"
+    if p.at_bound and p.identified:
+        note = "at its bound"
+    interval = "—"
+    if p.interval is not None:
+        low, high = ("open" if end is None else number(end) for end in p.interval)
+        interval = f"{low} to {high}" if low != high else low
+    elif not p.identified:
+        interval = "open"
+    return number(p.estimate), number(p.stderr, 3), interval, note
+
+
+def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
+    data, options, m = fit.data, fit.options, fit.metrics
+    if fit.posterior is not None and not fit.converged:
+        yield (
+            "NOT CONVERGED",
+            f"{'; '.join(beyond(fit.diagnostics or {}))}: do not use these numbers",
+        )
+    if fit.group:
+        yield "group", ", ".join(f"{k} = {v}" for k, v in fit.group.items())
+    yield "law", f"{fit.law.name}: {fit.law.formula}"
+    if fit.law.name == "custom":
+        yield "", f"columns: {', '.join(fit.law.inputs) or 'none'}; all other names are parameters"
+    if fit.target != "loss":
+        known = "all of it in [0, 1]: taken for a share" if options["residual"] == "arcsine" else ""
+        yield "predicts", f"{fit.target}{', ' if known else ''}{known}"
+    if data["chosen"]:
+        yield "", f"chosen because {data['chosen']}"
+    rows = f"{data['used']} of {data['rows']} rows, {data['runs']} run{'s' * (data['runs'] != 1)}"
+    yield "data", f"{data['source']}: {rows}"
+    for reason, count in data["excluded"].items():
+        yield "", f"left out {count}: {reason}"
+    if data.get("control"):
+        yield "", told(data["control"])
+    for target, name in data["columns"].items():
+        yield "", f"{target} taken from {name}"
+    if fit.posterior is not None:
+        yield from _posterior(fit)
+    delta = f" (delta {options['delta']:g})" if options["loss"] == "huber" else ""
+    yield (
+        "method" if fit.posterior is None else "started from",
+        f"least squares: {options['loss']} loss{delta} of {options['residual']} residuals",
+    )
+    if options["weights"] == "runs":
+        yield "", "every run has the same weight"
+    elif options["weights"] == "stderr":
+        tau = number(options["tau"])
+        s = f"s from {fit.target}_stderr"
+        yield "", f"weights 1/(s² + τ²), {s}, τ = {tau} of the {options['residual']}"
+    tried, agreed = fit.starts["tried"], fit.starts["agreed"]
+    yield "objective", f"{number(fit.objective)} (sum), {agreed} of {tried} starts agree"
+    scores = []
+    if m["r2_excess"] is not None:
+        scores.append(f"R² {number(m['r2_excess'])} of the loss above base_loss")  # type: ignore[arg-type]
+    elif m["r2"] is not None:
+        scores.append(f"R² {number(m['r2'])}")  # type: ignore[arg-type]
+    scores.append(f"RMSE {number(m['rmse'])}")  # type: ignore[arg-type]
+    if m["mape"] is not None:
+        scores.append(f"MAPE {100 * float(m['mape']):.3g} %")
+    yield "fit", ", ".join(scores)
+    scores = [f"mean Huber {number(m['huber'])}"]  # type: ignore[arg-type]
+    if m["asd"] is not None:
+        scores.append(f"ASD {number(m['asd'])} {m['asd_unit']}")  # type: ignore[arg-type]
+    yield "", ", ".join(scores)
+    found = fit.identification
+    yield "determined", determined(found["rank"], found["parameters"], found["condition"])
+    if fit.bootstrap is not None:
+        b = fit.bootstrap
+        kind = {"wild": "wild cluster bootstrap", "runs": "bootstrap of runs"}[b["resample"]]
+        yield "intervals", f"{kind}, {b['count']} draws over {fit.covariance['clusters']}"  # type: ignore[index]
+        faults = [f"{n} at a bound in {c}" for n, c in b["at_bound"].items()]
+        faults += [f"{b['failed']} not converged"] if b["failed"] else []
+        faults += [f"{b['lost_level']} lost a level of an input"] if b["lost_level"] else []
+        if faults:
+            yield "", f"of these draws: {', '.join(faults)}"
+    elif fit.covariance is not None:
+        c = fit.covariance
+        yield "intervals", f"leave-one-{c['unit']}-out jackknife over {c['clusters']}, Student's t"
+    for i, (share, values) in enumerate(fit.sensitivity.items()):
+        moved = ", ".join(f"{e} {number(v, 3)}" for e, v in values.items())
+        yield "" if i else "sensitivity", f"without each run's first {share}: {moved}"
+
+
+def _posterior(fit: Fit) -> Iterator[tuple[str, str]]:
+    posterior, d = fit.posterior or {}, fit.diagnostics or {}
+    noise = {"student-t": "Student t", "normal": "normal"}[fit.options["noise"]]
+    offsets = ", one offset per run integrated out" if "tau" in posterior["noise"] else ""
+    known = ", loss_stderr added" if posterior["errors"] else ""
+    yield "method", f"Bayes: {noise} noise of the log of the loss{known}{offsets}"
+    scatter = ", ".join(
+        f"{n} {number(float(np.median(v)), 3)}" for n, v in posterior["noise"].items()
+    )
+    yield "", f"posterior medians of the noise: {scatter}"
+    if fit.options["prior"]:
+        yield "", f"priors of your own: {'; '.join(fit.options['prior'])}"
+    if fit.backend == "laplace":
+        yield (
+            "draws",
+            f"Laplace approximation with importance sampling, Pareto k {d['pareto_k']:.2f}, "
+            f"effective size {d['ess']:.0f}",
+        )
+        return
+    yield "draws", f"{d['chains']} chains of {d['draws']} by NUTS ({d['sampler']})"
+    yield (
+        "",
+        f"R-hat {d['r_hat']:.3f}, effective size {d['ess_bulk']:.0f} (bulk) and "
+        f"{d['ess_tail']:.0f} (tail), {d['divergences']} divergences, E-BFMI {d['e_bfmi']:.2f}",
+    )
+
+
+# ---------------------------------------------------------------- what predictions and plans share
+
+
+def about(law: Law, group: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The first facts of a result: which group, which law."""
+    own = [("group", ", ".join(f"{k} = {v}" for k, v in group.items()))] if group else []
+    return [*own, ("law", f"{law.name}: {law.formula}")]
+
+
+def facts(pairs: Iterable[tuple[str, str]]) -> Table:
+    """Names and what there is to say, in two columns."""
+    made = Table.grid(padding=(0, 2))
+    made.add_column(style="dim", no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, words in pairs:
+        made.add_row(name, Text(words))
+    return made
+
+
+def grid(left: Sequence[str], right: Sequence[str]) -> Table:
+    """A table without lines; the first columns are aligned left."""
+    made = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
+    for head in (*left, *right):
+        made.add_column(head, justify="left" if head in left else "right", overflow="fold")
+    return made
+
+
+def span(ends: Sequence[float | None] | None, digits: int = 4) -> str:
+    """An interval; what is out of reach is called never."""
+    if ends is None:
+        return "—"
+    low, high = ("never" if end == math.inf else number(end, digits) for end in ends)
+    return f"{low} to {high}" if low != high else low
+
+
+def with_notes(*parts: Any, notes: Sequence[str]) -> Group:
+    """Parts one below the other with a line between, and notes at the end."""
+    made = [p for part in parts for p in (part, Text())]
+    made += [Text.assemble(("note: ", "yellow"), note) for note in notes]
+    return Group(*(made if notes else made[:-1]))
+
+
+def reach(value: float, digits: int = 4) -> str:
+    """A number, or never."""
+    return "never" if value == math.inf else number(value, digits)

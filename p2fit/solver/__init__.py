@@ -1,0 +1,1 @@
+"""From a law on rows to its optimum, and to what the rows determine of it."""

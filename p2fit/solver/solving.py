@@ -1,0 +1,156 @@
+"""From a task to its optimum: weights, the solver, what is determined, the covariance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from p2fit.curves.choosing import FitError, Options, Task
+from p2fit.laws.law import Array, LawError
+from p2fit.solver.identify import Identification, Undetermined, identify
+from p2fit.solver.least_squares import Solution, minimise, residuals, settle, solve
+from p2fit.solver.problem import Index, Problem, build
+from p2fit.uncertainty.jackknife import Covariance, covariance
+
+_FLAT = "the objective is flat there; a larger delta or squared loss may tell"
+
+
+@dataclass(frozen=True)
+class Solved:
+    """The optimum of a task, with what it takes to say how sure it is."""
+
+    problem: Problem
+    """The law on the rows, with their weights."""
+    solution: Solution
+    """The optimum."""
+    identification: Identification
+    """What the rows determine."""
+    clusters: Index
+    """Cluster of each row, ascending from 0, shape (n,)."""
+    covariance: Covariance | None
+    """Of the estimates; None where no interval can be given."""
+    columns: Mapping[str, Array]
+    """The law's inputs, each of shape (n,)."""
+    frame: pl.DataFrame
+    """The rows, in the order of the problem's."""
+    weighting: Mapping[str, Any]
+    """How the rows were weighted."""
+
+
+def solve_task(task: Task) -> Solved:
+    """Find the optimum of a task.
+
+    Raises:
+        FitError: the law cannot be put on these rows.
+    """
+    try:
+        return _solve(task)
+    except LawError as error:
+        raise FitError(f"{task.label}: {error}") from None
+
+
+def _solve(task: Task) -> Solved:
+    frame, law, options = task.frame, task.law, task.options
+    # Clusters in one block each; within them the order of the curves.
+    unit = options.cluster
+    if unit != "run":
+        if frame[unit].null_count():
+            raise LawError(f"{unit} has empty cells: every row must belong to a cluster")
+        units = frame.group_by("run", maintain_order=True).agg(pl.col(unit).n_unique())
+        split = units.filter(pl.col(unit) > 1)
+        if split.height:
+            raise LawError(f"{unit} varies within run {split['run'][0]}: a run is one unit")
+        frame = frame.sort(unit, maintain_order=True)
+    labels = frame[unit].cast(pl.String).to_numpy()
+    clusters = np.concatenate([[0], np.cumsum(labels[1:] != labels[:-1])])
+    columns = {x: frame[x].to_numpy() for x in law.inputs}
+    y = frame[options.target].to_numpy()
+    problem = build(
+        law,
+        columns,
+        y,
+        np.ones(len(y)),
+        residual=options.residual or "log",
+        delta=options.threshold,
+        start=options.start,
+    )
+    problem, weighting = _weigh(problem, frame, options)
+    solution = solve(problem, seed=options.seed)
+    positive = options.target == "loss" or options.residual == "log"
+    fitted = problem.loss(solution.z[None])
+    if not np.isfinite(fitted).all():
+        raise LawError("the law is not finite in some rows")
+    whole = not positive or np.all(fitted > 0)
+    if not (math.isfinite(solution.value) and whole):
+        above = f"{options.target} above 0" if positive else options.target
+        raise LawError(f"with these signs and fixed values the law gives no {above}")
+    found = identify(problem, solution.z, columns)
+    flat = _flat(problem, solution)
+    if found.undetermined or flat:
+        solution = settle(problem, solution)
+        found = identify(problem, solution.z, columns)
+    if set(flat) - found.names:
+        found = replace(found, undetermined=(*found.undetermined, Undetermined(flat, (_FLAT,))))
+    spread = covariance(problem, solution.z, clusters, found)
+    return Solved(problem, solution, found, clusters, spread, columns, frame, weighting)
+
+
+def _flat(problem: Problem, solution: Solution) -> tuple[str, ...]:
+    """Parameters in which starts differ that ended at the same objective.
+
+    Beyond delta Huber's loss counts rows on either side, as a median does, and a median of an even
+    number of rows is not unique: a design with few levels can leave a whole valley flat.
+    """
+    values = minimise(problem, solution.ties, iterations=0).value
+    equal = solution.ties[values <= values.min() * (1 + 1e-9) + problem.floor]
+    apart = np.ptp(equal, axis=0) > 0.01 * problem.sizes
+    names = {n for n, far in zip(problem.names, apart) if far}
+    return tuple(p for p in problem.law.parameters if p in names)
+
+
+def _weigh(
+    problem: Problem, frame: pl.DataFrame, options: Options
+) -> tuple[Problem, dict[str, Any]]:
+    """Row weights, of mean 1, and how they were made."""
+    kind, errors = options.weights, f"{options.target}_stderr"
+    filled = errors in frame.columns and not frame[errors].null_count()
+    if filled and frame[errors].dtype != pl.Float64:
+        raise LawError(f"{errors} is not a number in every row")
+    if kind == "stderr" and not filled:
+        raise LawError(f"weights by stderr need a {errors} column without empty cells")
+    if kind is None:
+        kind = "stderr" if filled else "rows"
+    if kind == "rows":
+        return problem, {"weights": kind}
+    if kind == "runs":
+        w = 1.0 / frame.select(pl.len().over("run")).to_series().to_numpy().astype(float)
+        return replace(problem, weights=w / w.mean()), {"weights": kind}
+    s = frame[errors].to_numpy() * problem.scale.slope(problem.y)
+    if not np.all(s > 0):
+        raise LawError(f"{errors} of 0 or less gives its row all the weight: leave it out")
+    # Weights need the residuals and those the weights: a few rounds settle it.
+    z, tau = solve(problem, seed=options.seed).z, 0.0
+    for _ in range(5):
+        tau = _tau(residuals(problem, z), s, len(problem.names))
+        w = 1.0 / (s**2 + tau**2)
+        problem = replace(problem, weights=w / w.mean())
+        z = minimise(problem, z[None], iterations=30).z[0]
+    return problem, {"weights": kind, "tau": tau}
+
+
+def _tau(r: Array, s: Array, parameters: int) -> float:
+    """Scatter beyond the standard errors: Σ r²/(s² + τ²) = n - p (Paule & Mandel 1982)."""
+    free = len(r) - parameters
+    if free <= 0 or np.sum((r / s) ** 2) <= free:
+        return 0.0
+    low, high = 0.0, float(np.sqrt(np.sum(r**2) / free))
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        above = np.sum(r**2 / (s**2 + middle**2)) > free
+        low, high = (middle, high) if above else (low, middle)
+    return high

@@ -1,0 +1,1 @@
+"""How sure an optimum is: jackknife, bootstrap, profiles, draws, equally good parameters."""
