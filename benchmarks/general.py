@@ -27,7 +27,7 @@ from peers import CSV
 
 import p2fit
 from p2fit.solver import least_squares
-from p2fit.solver.problem import build
+from p2fit.solver.build import build
 
 #: The Chinchilla law, written so that no monomial can be seen in it.
 HIDDEN = "E + A*exp(-alpha*log(params)) + B*exp(-beta*log(tokens))"

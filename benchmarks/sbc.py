@@ -19,9 +19,10 @@ import numpy as np
 from common import setting, table
 
 from p2fit import LAWS
-from p2fit.bayes.posterior import Posterior, posterior, trusted
+from p2fit.bayes.build import posterior, trusted
+from p2fit.bayes.posterior import Posterior
 from p2fit.bayes.sampling import prepare, sample
-from p2fit.solver.problem import build
+from p2fit.solver.build import build
 
 # numba, which nutpie imports, takes any module of this name for the package: here, a benchmark.
 sys.modules["coverage"] = None  # type: ignore[assignment]

@@ -9,10 +9,14 @@ __version__ = "0.1.0"
 
 from typing import TYPE_CHECKING
 
-from p2fit.curves.choosing import FitError, Options, check
-from p2fit.curves.reading import Curves, CurvesError, read_curves
-from p2fit.fit import Estimate, Fit, fit, fit_each, load
-from p2fit.laws.law import LAWS, Law, LawError, get_law
+from p2fit.curves.choosing import check
+from p2fit.curves.options import Options
+from p2fit.curves.reading import Curves, read_curves
+from p2fit.errors import CurvesError, FitError, LawError
+from p2fit.fit import Estimate, Fit, load
+from p2fit.fitting import fit, fit_each
+from p2fit.laws.law import Law
+from p2fit.laws.table import LAWS, get_law
 
 if TYPE_CHECKING:
     from p2fit import schedules
@@ -20,17 +24,18 @@ if TYPE_CHECKING:
     from p2fit.curves.simulation import simulate
     from p2fit.judging.comparison import Comparison, compare
     from p2fit.judging.design import DesignReport, identify_design
-    from p2fit.judging.validation import Validation, validate
+    from p2fit.judging.scores import Validation
+    from p2fit.judging.validation import validate
     from p2fit.logs.importing import Imported, import_logs
     from p2fit.logs.rows import ImportedRun
-    from p2fit.pictures import plot
+    from p2fit.pictures.plot import plot
     from p2fit.plan.choose import Choice, plan_choose
     from p2fit.plan.compute import ComputePlan, plan_compute
     from p2fit.plan.prediction import Prediction, predict
     from p2fit.plan.quantities import Quantity
     from p2fit.plan.runs import NextRuns, plan_next
     from p2fit.plan.tokens import TokensPlan, plan_tokens
-    from p2fit.reporting import report
+    from p2fit.reporting.report import report
     from p2fit.uncertainty.profiles import Profile, profile
 
 __all__ = [
@@ -98,11 +103,11 @@ _LATER = {
     "plan_tokens": "plan.tokens",
     "Prediction": "plan.prediction",
     "predict": "plan.prediction",
-    "plot": "pictures",
+    "plot": "pictures.plot",
     "Profile": "uncertainty.profiles",
     "profile": "uncertainty.profiles",
     "Quantity": "plan.quantities",
-    "report": "reporting",
+    "report": "reporting.report",
     "schedules": "schedules",
     "simulate": "curves.simulation",
     "Validation": "judging.validation",

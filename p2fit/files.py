@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from p2fit.curves.choosing import FitError
+from p2fit.errors import FitError
 
 
 @contextmanager

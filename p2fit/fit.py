@@ -14,32 +14,27 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
-import polars as pl
 
-from p2fit import __version__, metrics
-from p2fit.curves.choosing import FitError, Options, Source, Task, tasks
-from p2fit.curves.reading import FRAME
+from p2fit import __version__
+from p2fit.arrays import Array
+from p2fit.curves.choosing import Source, Task, tasks
+from p2fit.curves.options import Options
+from p2fit.errors import FRAME, FitError, LawError
 from p2fit.files import write_text
-from p2fit.laws.law import LAWS, Array, Law, LawError
+from p2fit.laws.law import Law
+from p2fit.laws.table import LAWS
+from p2fit.results import Result
 from p2fit.scales import SCALES, Linear
-from p2fit.solver.identify import Identification, join
-from p2fit.solver.least_squares import Solution, minimise
-from p2fit.solver.problem import Index, Problem
-from p2fit.solver.solving import Solved, solve_task
-from p2fit.uncertainty.jackknife import Covariance
-
-if TYPE_CHECKING:
-    from p2fit.uncertainty.bootstrap import Draws
+from p2fit.wording import join
 
 _ENDS = (0.025, 0.975)
-_SHARES = (0.1, 0.2)  # of each run's tokens, dropped to see whether the exponents stay put
 
 
 @dataclass(frozen=True)
@@ -63,7 +58,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Fit:
+class Fit(Result):
     """A fitted law: parameters, their uncertainty, and what the data could tell.
 
     Immutable; ``save`` and ``load`` round-trip it through plain JSON (schemas/fit.schema.json).
@@ -232,7 +227,17 @@ class Fit:
         if (size, seed) not in self._drawn:
             from p2fit.uncertainty.draws import covariance_draws
 
-            self._drawn[size, seed] = self._all(covariance_draws(self, size, seed), size)
+            drawn = covariance_draws(
+                self.law,
+                self.estimates(),
+                self.covariance,
+                self.data["range"],
+                # Losses in their log, whatever the residual was; another target as that.
+                residual="log" if self.target == "loss" else self.options["residual"],
+                size=size,
+                seed=seed,
+            )
+            self._drawn[size, seed] = self._all(drawn, size)
         return self._drawn[size, seed]
 
     @cached_property
@@ -372,25 +377,6 @@ class Fit:
         """Write the fit as JSON, whole or not at all."""
         write_text(path, to_json(self))
 
-    def __str__(self) -> str:
-        return self.summary()
-
-    def summary(self) -> str:
-        """The fit as plain text, 100 columns wide."""
-        from p2fit.show.fit import text
-
-        return text(self)
-
-    def __rich__(self) -> Any:
-        from p2fit.show.fit import renderable
-
-        return renderable(self)
-
-    def _repr_html_(self) -> str:
-        from p2fit.show.fit import html
-
-        return html(self)
-
 
 def load(path: str | Path) -> Fit | list[Fit]:
     """Read what ``Fit.save`` or ``p2fit fit -o`` wrote: one fit, or a list of them.
@@ -430,289 +416,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float | np.floating):
         return float(value) if math.isfinite(value) else None
     return value
-
-
-# ---------------------------------------------------------------- fitting
-
-
-def fit(source: Source, law: str | Law | None = None, **options: Any) -> Fit:
-    """Fit one law to one set of loss curves. Options are those of :func:`fit_each`.
-
-    Raises:
-        FitError: also when the curves form several groups (choose with ``where``, fit each with
-            :func:`fit_each`, or pool them with ``pool=True``).
-    """
-    fits = fit_each(source, law, **options)
-    if len(fits) > 1:
-        groups = "; ".join(", ".join(f"{k} = {v}" for k, v in f.group.items()) for f in fits)
-        raise FitError(
-            f"the curves form {len(fits)} groups ({groups}): "
-            "use fit_each, choose one with where, or pass pool=True"
-        )
-    return fits[0]
-
-
-def fit_each(
-    source: Source,
-    law: str | Law | None = None,
-    *,
-    backend: str = "least-squares",
-    progress: Callable[[int, int], None] | None = None,
-    **options: Any,
-) -> list[Fit]:
-    """Fit one law to each group of loss curves.
-
-    Args:
-        source: a CSV file (``-`` for standard input), a table, or :class:`Curves`.
-        law: a name from :data:`LAWS`, a formula, or a :class:`Law`; None: by the columns.
-        backend: ``least-squares``; ``bayes`` for the posterior by NUTS, or ``laplace`` for a quick
-            approximation of it (both need the extra ``bayes``).
-        progress: called with resamples or draws done and in all.
-        options: the fields of :class:`Options`; for the Bayesian backends also those of
-            :class:`p2fit.BayesOptions`.
-
-    Returns:
-        One :class:`Fit` per group, in the order of the groups' values.
-
-    Raises:
-        CurvesError, FitError, LawError: what is wrong with the file, the request, the law.
-    """
-    if backend in ("bayes", "laplace"):
-        from p2fit.bayes.fitting import fit_bayes
-
-        return fit_bayes(source, law, cast("Any", backend), progress, options)
-    if backend != "least-squares":
-        raise FitError(f"backend is {backend!r}: use least-squares, bayes or laplace")
-    fits = []
-    for task in tasks(source, law, **options):
-        solved = solve_task(task)
-        found = fit_task(task, progress, solved)
-        if solved.identification.undetermined:
-            from p2fit.uncertainty.equally_good import members
-
-            found = replace(found, equally_good=members(solved))
-        fits.append(found)
-    return fits
-
-
-def fit_task(
-    task: Task,
-    progress: Callable[[int, int], None] | None = None,
-    solved: Solved | None = None,
-) -> Fit:
-    """Fit the law of a task to its rows, without the search for equally good parameters.
-
-    Args:
-        progress: called with resamples done and in all.
-        solved: the task's optimum, where it is known already.
-    """
-    solved, options = solved or solve_task(task), task.options
-    problem, solution, found = solved.problem, solved.solution, solved.identification
-    spread, frame, columns = solved.covariance, solved.frame, solved.columns
-    draws = None
-    if options.bootstrap and spread is not None:
-        from p2fit.uncertainty.bootstrap import bootstrap as resampled
-
-        several = frame.height > spread.clusters
-        draws = resampled(
-            problem,
-            solution.z,
-            solved.clusters,
-            options.bootstrap,
-            resample=options.resample or ("wild" if several else "runs"),
-            seed=options.seed,
-            levels=[v for v in map(_levels, columns.values()) if v is not None],
-            progress=progress,
-        )
-    return Fit(
-        law=task.law,
-        backend="least-squares",
-        group=dict(task.group),
-        parameters=_estimates(problem, solution.z, found, spread, draws),
-        objective=solution.value,
-        converged=solution.converged,
-        starts={"tried": solution.starts, "agreed": solution.agreed},
-        metrics=score(problem, problem.loss(solution.z[None])[0], frame, options),
-        identification={
-            "rank": found.rank,
-            "parameters": found.parameters,
-            "condition": found.condition if math.isfinite(found.condition) else None,
-            "undetermined": [
-                {"parameters": list(u.parameters), "reasons": list(u.reasons)}
-                for u in found.undetermined
-            ],
-        },
-        covariance=None
-        if spread is None
-        else {
-            "names": list(problem.names),
-            "matrix": spread.natural().tolist(),
-            "clusters": spread.clusters,
-            "unit": options.cluster,
-            "critical": spread.critical,
-        },
-        bootstrap=None if draws is None else _account(problem, draws),
-        equally_good=(),
-        sensitivity=_sensitivity(problem, solution, frame) if not found.undetermined else {},
-        data={
-            "source": task.curves.source,
-            "sha256": task.curves.sha256,
-            "columns": dict(task.curves.renamed),
-            "rows": frame.height + sum(task.excluded.values()),
-            "used": frame.height,
-            "runs": frame["run"].n_unique(),
-            "excluded": dict(task.excluded),
-            "chosen": task.why,
-            "control": task.control,
-            "range": {
-                x: {"min": v.min(), "max": v.max(), "distinct": frame[x].n_unique()}
-                for x, v in columns.items()
-            },
-        },
-        options={**options.recorded(), **solved.weighting},
-        warnings=(*_warn(solved, options), *task.warnings),
-    )
-
-
-def score(
-    problem: Problem, fitted: Array, frame: pl.DataFrame, options: Options
-) -> dict[str, float | str | None]:
-    """The metrics of fitted losses, shape (n,)."""
-    y = problem.y
-    r = problem.scale.miss(fitted, y)
-    known = "base_loss" in problem.law.inputs and options.target == "loss"
-    slope = None
-    if "tokens" in frame.columns and options.target == "loss":
-        runs, tokens = frame["run"].to_numpy(), frame["tokens"].to_numpy()
-        slope = metrics.asd(runs, tokens, y, fitted)
-    scores: dict[str, float | str | None] = {
-        "r2": metrics.r_squared(y, fitted),
-        "r2_excess": metrics.r_squared(y - problem.offset, fitted - problem.offset)
-        if known
-        else None,
-        "rmse": metrics.rmse(y, fitted),
-        "mape": metrics.mape(y, fitted) if y.min() > 0 else None,
-        "huber": metrics.mean_huber(r, options.delta or options.threshold),
-        "asd": slope,
-        "asd_unit": metrics.ASD_UNIT,
-        "scatter": math.sqrt(float(r @ r) / max(len(r) - len(problem.names), 1)),
-    }
-    return scores
-
-
-def _estimates(
-    problem: Problem,
-    z: Array,
-    found: Identification,
-    spread: Covariance | None,
-    draws: Draws | None,
-) -> dict[str, Estimate]:
-    law = problem.law
-    values = {n: float(v) for n, v in problem.natural(z).items()}
-    result: dict[str, Estimate] = {}
-    for i, name in enumerate(problem.names):
-        stderr, interval = None, None
-        if spread is not None and name not in found.names:
-            stderr, low, high = spread.interval(i) if draws is None else draws.interval(i)
-            interval = (_end(low), _end(high))
-            stderr = None if interval == (None, None) else stderr
-        at_bound = bool(z[i] <= problem.lower[i] or z[i] >= problem.upper[i])
-        result[name] = Estimate(
-            estimate=_end(values[name]),
-            stderr=None if at_bound else _end(stderr),
-            interval=interval,
-            identified=name not in found.names,
-            at_bound=at_bound,
-        )
-    for name, value in law.fixed.items():
-        result[name] = Estimate(float(value), fixed=True)
-    for name, other in law.tied.items():
-        result[name] = Estimate(**{**asdict(result[other]), "tied": other})
-    return {n: result[n] for n in law.parameters}
-
-
-def _levels(column: Array) -> Index | None:
-    """The level of each row, where an input has few: a size, a rate."""
-    values = sorted(set(column.tolist()))
-    return np.searchsorted(values, column) if len(values) <= 10 else None
-
-
-def _account(problem: Problem, draws: Draws) -> dict[str, Any]:
-    at = {n: int(c) for n, c in zip(problem.names, draws.at_bound.sum(axis=0)) if c}
-    return {
-        "draws": {n: np.asarray(draws.natural[n]) for n in problem.names},
-        "count": len(draws.z),
-        "resample": draws.resample,
-        "few": draws.few,
-        "failed": int(np.count_nonzero(draws.converged == 0)),
-        "lost_level": draws.lost,
-        "at_bound": at,
-    }
-
-
-def _end(value: float | None) -> float | None:
-    return float(value) if value is not None and math.isfinite(value) else None
-
-
-def _sensitivity(
-    problem: Problem, solution: Solution, frame: pl.DataFrame
-) -> dict[str, dict[str, float]]:
-    """Exponents without the first part of each run, from the optimum on all of it."""
-    if "tokens" not in frame.columns or frame["run"].n_unique() == frame.height:
-        return {}
-    share = frame.select(pl.col("tokens") / pl.col("tokens").max().over("run")).to_series()
-    shares = share.to_numpy()
-    moved = {}
-    for part in _SHARES:
-        kept = np.flatnonzero(shares >= part)
-        if len(kept) < len(shares):
-            z = minimise(problem.rows(kept), solution.z[None], iterations=60).z[0]
-            values = problem.natural(z)
-            moved[f"{part:.0%}"] = {e: float(values[e]) for e in problem.law.exponents}
-    return moved
-
-
-def _warn(solved: Solved, options: Options) -> list[str]:
-    unit, target = options.cluster, options.target
-    problem, solution, found = solved.problem, solved.solution, solved.identification
-    spread, frame, columns = solved.covariance, solved.frame, solved.columns
-    lines = found.warnings
-    if solution.agreed == 1 and solution.starts > 3:
-        lines.append(
-            f"only 1 of {solution.starts} starts reached this objective: others may be lower"
-        )
-    errors = f"{target}_stderr"
-    if errors in frame.columns and 0 < frame[errors].null_count() < frame.height:
-        empty = frame[errors].null_count()
-        lines.append(f"{errors} is empty in {empty} rows, so it is not used for weights")
-    if not solution.converged:
-        lines.append("the solver did not converge: the objective may not be at its minimum")
-    if spread is None:
-        count = frame[unit].n_unique()
-        what = f"run{'s' * (count > 1)}" if unit == "run" else f"values of {unit}"
-        lines.append(
-            f"no intervals: {count} independent {what} for {found.rank} parameters, or residuals "
-            "too large to tell"
-            if count > found.rank
-            else f"no intervals: {count} independent {what}, {found.rank + 1} needed"
-        )
-    names = problem.names
-    for i, name in enumerate(names):
-        if name in found.names:
-            continue
-        if solution.z[i] <= problem.lower[i]:
-            other = name in problem.law.powers and problem.law.name not in LAWS
-            sign = ": for the other direction, write its power with the other sign" if other else ""
-            lines.append(f"{name} is at its lower bound, {problem.law.ranges[name][0]:g}{sign}")
-        elif solution.z[i] >= problem.upper[i]:
-            lines.append(f"{name} is at its upper bound, {problem.law.ranges[name][1]:g}")
-    if "base_loss" in columns and target == "loss":
-        under = frame.filter(pl.col("loss") < pl.col("base_loss"))
-        if under.height:
-            runs = under["run"].unique(maintain_order=True).to_list()
-            shown = ", ".join(runs[:3]) + (f" and {len(runs) - 3} more" if len(runs) > 3 else "")
-            lines.append(
-                f"{under.height} rows have loss below base_loss, where the law cannot go (runs "
-                f"{shown}): was the base model trained to the end, on the same data?"
-            )
-    return lines

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from p2fit.laws.law import Array
+from p2fit.arrays import Array
 
 #: Unit in which ``asd`` is given.
 ASD_UNIT = "nats per billion tokens"

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from p2fit.laws.law import Array
+from p2fit.arrays import Array
 
 Residual = Literal["log", "linear", "arcsine"]
 

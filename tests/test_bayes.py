@@ -18,14 +18,16 @@ from scipy import integrate, stats
 
 import p2fit
 from p2fit.bayes import fitting, laplace, leaving_out, sampling
+from p2fit.bayes.build import posterior
 from p2fit.bayes.coordinates import Coordinates
-from p2fit.bayes.posterior import Posterior, posterior
+from p2fit.bayes.posterior import Posterior
 from p2fit.bayes.priors import parse
 from p2fit.bayes.pymc import pymc_model
 from p2fit.cli import main
-from p2fit.curves.choosing import FitError, tasks
-from p2fit.laws.law import LAWS
-from p2fit.solver.problem import build
+from p2fit.curves.choosing import tasks
+from p2fit.errors import FitError
+from p2fit.laws.table import LAWS
+from p2fit.solver.build import build
 from tests import simulate
 from tests import test_formulas as formulas
 

@@ -20,15 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from p2fit.curves.reading import (
-    REQUIRED,
-    Curves,
-    CurvesError,
-    Fault,
-    from_frame,
-    read_curves,
-    schema,
-)
+from p2fit.curves.checking import REQUIRED, schema
+from p2fit.curves.reading import Curves, from_frame, read_curves
+from p2fit.errors import CurvesError, Fault
 
 HEADER = "run,params,tokens,loss"
 GOOD = f"{HEADER}\na,1e9,1e9,3.0\na,1e9,2e9,2.9\nb,2e9,1e9,2.8\n"

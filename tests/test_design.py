@@ -13,8 +13,9 @@ from click.testing import CliRunner
 
 import p2fit
 from p2fit.cli import main
-from p2fit.judging.design import DesignReport, Run, identify_design
-from p2fit.laws.law import LAWS
+from p2fit.judging.candidates import Run
+from p2fit.judging.design import DesignReport, identify_design
+from p2fit.laws.table import LAWS
 from tests import simulate
 
 SIZES = np.exp(np.random.default_rng(0).uniform(18, 24, 40))

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import p2fit
+from p2fit.arrays import Array
 from p2fit.curves.choosing import tasks
-from p2fit.laws.law import LAWS, Array, LawError
+from p2fit.errors import LawError
+from p2fit.laws.table import LAWS
 from p2fit.solver.solving import Solved, solve_task
 from p2fit.uncertainty.equally_good import prediction_range
 from tests import simulate

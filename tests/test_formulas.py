@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 import p2fit
 from p2fit.laws import jets
-from p2fit.laws.law import LAWS, Law
-from p2fit.solver.problem import build
+from p2fit.laws.law import Law
+from p2fit.laws.table import LAWS
+from p2fit.solver.build import build
 
 # ---------------------------------------------------------------- derivatives
 

@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 
 import p2fit
-from p2fit.laws.law import LAWS
+from p2fit.laws.table import LAWS
+from p2fit.solver.build import build
 from p2fit.solver.least_squares import minimise, settle, solve
-from p2fit.solver.problem import build
 from tests import simulate
 from tests.conftest import EXAMPLES
 

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2fit import LAWS, Law, LawError, get_law
-from p2fit.laws.law import EITHER_SIGN, ONE_SIGN, NotMonomialError, evaluate
+from p2fit.errors import NotMonomialError
+from p2fit.laws.expression import evaluate
+from p2fit.laws.law import EITHER_SIGN, ONE_SIGN
 
 POINT = {
     "params": np.array([1e8, 3e9]),

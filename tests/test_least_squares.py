@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 import p2fit
-from p2fit.laws.law import LAWS, Law
+from p2fit.laws.law import Law
+from p2fit.laws.table import LAWS
+from p2fit.solver.build import build
 from p2fit.solver.least_squares import _evaluate, _Rows, solve
-from p2fit.solver.problem import build
 from tests import simulate
 from tests.conftest import EXAMPLES
 

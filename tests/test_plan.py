@@ -20,7 +20,7 @@ from p2fit.cli import main
 from p2fit.plan import compute
 from p2fit.plan.quantities import Quantity, spread
 from p2fit.plan.tokens import closed, searched
-from p2fit.show.fit import reach
+from p2fit.show.parts import reach
 from tests import simulate
 from tests import test_formulas as formulas
 

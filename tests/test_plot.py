@@ -15,8 +15,8 @@ from click.testing import CliRunner
 import p2fit
 from p2fit import FitError
 from p2fit.cli import main
-from p2fit.pictures import KINDS, save
-from p2fit.pictures.style import BAND, BEYOND, COLOURS, FAINT, INK, STEPS, Steps, count, svg
+from p2fit.pictures.plot import KINDS
+from p2fit.pictures.style import BAND, BEYOND, COLOURS, FAINT, INK, STEPS, Steps, count, save, svg
 from tests import simulate
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import p2fit
 from p2fit.cli import main
-from p2fit.curves.reading import CurvesError
+from p2fit.errors import CurvesError
 from tests import simulate
 
 POINT = {"params": 8e9, "pruning_rate": 0.3, "base_loss": 2.6, "tokens": 1e9}

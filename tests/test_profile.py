@@ -276,7 +276,7 @@ def test_faults_in_one_line(curves: Path) -> None:
 
 
 def test_the_picture(published: dict[str, Profile], two_sizes: dict[str, Profile]) -> None:
-    from p2fit.pictures import draw_profiles
+    from p2fit.pictures.checks import draw_profiles
 
     for found in (published, two_sizes):
         figure = draw_profiles(list(found.values()))

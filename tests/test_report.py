@@ -15,7 +15,8 @@ from click.testing import CliRunner
 import p2fit
 from p2fit import FitError
 from p2fit.cli import main
-from p2fit.laws.law import LAWS, Law
+from p2fit.laws.law import Law
+from p2fit.laws.table import LAWS
 from p2fit.reporting.mathml import formula
 from tests import browser, simulate
 

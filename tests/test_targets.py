@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 import p2fit
 from p2fit.cli import main
-from p2fit.curves.reading import CurvesError
+from p2fit.errors import CurvesError
 from p2fit.laws.law import Law
 from p2fit.scales import SCALES
+from p2fit.solver.build import build
 from p2fit.solver.least_squares import minimise
-from p2fit.solver.problem import build
 from tests import simulate
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "olmo_downstream" / "olmo_downstream.csv"

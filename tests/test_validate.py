@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 import p2fit
 from p2fit.cli import main
-from p2fit.judging.validation import Points, Validation, validate
+from p2fit.judging.scores import Points, Validation
+from p2fit.judging.validation import validate
 from p2fit.metrics import asd
 from tests import simulate
 
@@ -468,12 +469,12 @@ def test_pictures(path: Path, tmp_path: Path) -> None:
     found = run("validate", path, *chosen, "--plot", tmp_path / "validate.png")
     assert found.exit_code == 0
     assert (tmp_path / "validate.png").stat().st_size > 10_000
-    figure = importlib.import_module("p2fit.pictures").draw_validation(validate(path))
+    figure = importlib.import_module("p2fit.pictures.checks").draw_validation(validate(path))
     titles = [axis.get_title() for axis in figure.axes]
     assert len(titles) == 12
     assert "params:largest\nrun-6" in titles
     dense = validate(simulate.chinchilla(20, seed=0), **QUICK_DENSE)
-    figure = importlib.import_module("p2fit.pictures").draw_validation(dense)
+    figure = importlib.import_module("p2fit.pictures.checks").draw_validation(dense)
     assert [axis.get_title() for axis in figure.axes] == ["params:largest", "run"]
 
 

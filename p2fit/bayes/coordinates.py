@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from p2fit.bayes.posterior import NUMPY, Posterior
-from p2fit.laws.law import Array
+from p2fit.arrays import Array
+from p2fit.bayes.functions import NUMPY
+from p2fit.bayes.posterior import Posterior
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,17 @@ from typing import Any, Literal
 
 import numpy as np
 
+from p2fit.arrays import Array
 from p2fit.bayes import laplace, leaving_out, sampling
+from p2fit.bayes.build import posterior
 from p2fit.bayes.diagnostics import UNMOVED, faults
-from p2fit.bayes.posterior import Noise, Posterior, posterior
+from p2fit.bayes.posterior import Noise, Posterior
 from p2fit.bayes.priors import parse
-from p2fit.curves.choosing import FitError, Source, Task, tasks
-from p2fit.fit import Estimate, Fit, fit_task, score
-from p2fit.laws.law import Array, Law, LawError
+from p2fit.curves.choosing import Source, Task, tasks
+from p2fit.errors import FitError, LawError
+from p2fit.estimation import fit_task, score
+from p2fit.fit import Estimate, Fit
+from p2fit.laws.law import Law
 from p2fit.solver.least_squares import residuals
 from p2fit.solver.solving import Solved, solve_task
 

@@ -20,11 +20,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from p2fit.bayes.posterior import NUMPY, Own, Posterior, Surface
+from p2fit.arrays import Array
+from p2fit.bayes.functions import NUMPY
+from p2fit.bayes.posterior import Posterior
 from p2fit.bayes.priors import Prior
+from p2fit.bayes.surface import Own, Surface
 from p2fit.laws import jets
+from p2fit.laws.expression import compute, factor, names_in, substitute, way
 from p2fit.laws.jets import Jet
-from p2fit.laws.law import Array, Law, compute, factor, names_in, substitute, way
+from p2fit.laws.law import Law
 from p2fit.solver.formula import BEYOND, Formula, matters
 
 _ONE: ast.expr = ast.Constant(1.0)
@@ -45,7 +49,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class FormulaPosterior(Posterior):
-    """Prior times likelihood of any formula. Made by :func:`p2fit.bayes.posterior.posterior`."""
+    """Prior times likelihood of any formula. Made by :func:`p2fit.bayes.build.posterior`."""
 
     problem: Formula
     whole: Formula

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from p2fit.laws.law import Array
+from p2fit.arrays import Array
 
 #: Log density at many points, (m, d) to (m,); -inf where there is none.
 Density = Callable[[Array], Array]
@@ -147,7 +147,7 @@ def smooth(log_weights: Array) -> tuple[Array, float]:
 
         smoothed, k = array_stats.psislw(-log_weights[usable])  # takes log likelihoods
     except ImportError:
-        from p2fit.bayes.sampling import arviz  # ArviZ 0
+        from p2fit.bayes.arviz import arviz  # ArviZ 0
 
         smoothed, k = arviz().psislw(log_weights[usable])
     found[usable] = smoothed

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from p2fit.arrays import Array
 from p2fit.bayes import laplace, sampling
 from p2fit.bayes.posterior import Posterior
-from p2fit.laws.law import Array
 
 _DRAWS, _TUNE, _CHAINS = 500, 500, 4  # where importance sampling fails
 

@@ -10,52 +10,22 @@ monomials, in :mod:`p2fit.bayes.formulas` where it is any other formula.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast
+from typing import Any, Literal, Self
 
 import numpy as np
 
-from p2fit.bayes.priors import DEGREES, SCATTER, TERM, Prior, role, stated
-from p2fit.laws.law import Array
-from p2fit.solver.least_squares import residuals
-from p2fit.solver.problem import Index, Monomials, Problem
-
-if TYPE_CHECKING:
-    from p2fit.solver.formula import Formula
+from p2fit.arrays import Array, Index
+from p2fit.bayes.functions import HALF_LOG_2PI, NODES, NUMPY, SCALAR, STEP, digamma, gammaln, nodes
+from p2fit.bayes.priors import Prior
+from p2fit.bayes.surface import Surface
+from p2fit.solver.problem import Problem
 
 Noise = Literal["student-t", "normal"]
 
-#: Points of the sum over a run's offset, and their distance in units of the offset's posterior sd.
-NODES = 19
-STEP = 0.75
-
 _CELLS = 1 << 20  # draws x rows x nodes evaluated at once
-
-
-class Own(NamedTuple):
-    """The log of a parameter whose prior is for itself and not for its size, at one x."""
-
-    log: float
-    by: Array
-    """Derivative by x, shape (p,)."""
-    power: float
-    """d x / d log."""
-    power_by: Array
-    """Derivative of ``power`` by x, shape (p,)."""
-
-
-class Surface(NamedTuple):
-    """A law at one x."""
-
-    fitted: Array
-    """Losses, shape (n,)."""
-    back: Callable[[Array], Array]
-    """From derivatives by the losses, (n,), to derivatives by x, (p,)."""
-    own: Mapping[str, Own]
-    """Those of the ``sized`` whose prior the user gave."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +145,7 @@ class Posterior:
         surface = self.surface(x, v, along)
         for name, at in surface.own.items():
             prior, value = self.priors[name], math.exp(at.log)
-            total += prior.log_density(value, _SCALAR) + at.log - math.log(at.power)
+            total += prior.log_density(value, SCALAR) + at.log - math.log(at.power)
             slope[:p] += (prior.slope(value) * value + 1) * at.by
             slope[:p] -= at.power_by / at.power
         fitted = surface.fitted
@@ -187,7 +157,7 @@ class Posterior:
         weights: Any = 1.0
         if self.clusters is not None:
             tau = math.exp(noise["tau"])
-            precision, node = self.trust / sigma**2, _nodes()[:, None]
+            precision, node = self.trust / sigma**2, nodes()[:, None]
             variance = 1 / (np.add.reduceat(precision, self._starts) + 1 / tau**2)
             centre = variance * np.add.reduceat(precision * r, self._starts)
             spread, raw = np.sqrt(variance), r
@@ -196,18 +166,18 @@ class Posterior:
         e2 = (r / sigma) ** 2
         if nu is None:
             pull: Any = 1.0
-            point = -0.5 * e2 - np.log(sigma) - _ROOT
+            point = -0.5 * e2 - np.log(sigma) - HALF_LOG_2PI
         else:
             logs = np.log1p(e2 / nu)
             pull = (nu + 1) / (nu + e2)
-            half = _gammaln((nu + 1) / 2) - _gammaln(nu / 2) - 0.5 * math.log(nu * math.pi)
+            half = gammaln((nu + 1) / 2) - gammaln(nu / 2) - 0.5 * math.log(nu * math.pi)
             point = half - np.log(sigma) - (nu + 1) / 2 * logs
         if self.clusters is None:
             total += point.sum()
         else:
             squares = (offset / tau) ** 2
             joint = np.add.reduceat(point, self._starts, axis=1)
-            joint -= 0.5 * squares + math.log(tau) + _ROOT
+            joint -= 0.5 * squares + math.log(tau) + HALF_LOG_2PI
             top = joint.max(axis=0)
             shares = np.exp(joint - top)
             whole = shares.sum(axis=0)
@@ -220,7 +190,7 @@ class Posterior:
         slope[p] += ((away - weights) * inside).sum()
         if nu is not None:
             count = len(fitted)
-            mean = _digamma((nu + 1) / 2) - _digamma(nu / 2) - 1 / nu
+            mean = digamma((nu + 1) / 2) - digamma(nu / 2) - 1 / nu
             slope[p + 1] += nu / 2 * (count * mean + (away / nu - weights * logs).sum())
         if self.clusters is not None:
             moved = shares * (np.add.reduceat(towards, self._starts, axis=1) - offset / tau**2)
@@ -246,7 +216,7 @@ class Posterior:
             if name in sized:
                 if name not in self.own:
                     mean, sd = prior.values
-                    total += -0.5 * ((at - mean) / sd) ** 2 - math.log(sd) - _ROOT
+                    total += -0.5 * ((at - mean) / sd) ** 2 - math.log(sd) - HALF_LOG_2PI
                     slope[i] += (mean - at) / sd**2
                 continue
             if prior.kind == "Uniform":
@@ -259,7 +229,7 @@ class Posterior:
                 log_slope, curve = at, 1.0
             else:
                 value, step, log_slope, curve = at, 1.0, 0.0, 0.0
-            total += prior.log_density(value, _SCALAR) + log_slope
+            total += prior.log_density(value, SCALAR) + log_slope
             slope[i] += prior.slope(value) * step + curve
             if i < p:
                 v[i], along[i] = value, step
@@ -305,10 +275,10 @@ class Posterior:
         centre = spread * xp.dot(precision * r, self._membership)
         spread = xp.sqrt(spread)
         terms = []
-        for node in _nodes():
+        for node in nodes():
             offset = centre + node * spread
             point = self._point(r - offset[..., self.clusters], sigma, nu, xp)
-            own = -0.5 * (offset / tau) ** 2 - xp.log(tau) - _ROOT
+            own = -0.5 * (offset / tau) ** 2 - xp.log(tau) - HALF_LOG_2PI
             terms.append(own + xp.dot(point, self._membership))
         stacked = xp.stack(terms, axis=0)
         top = stacked.max(axis=0)
@@ -317,7 +287,7 @@ class Posterior:
     def _point(self, r: Any, sigma: Any, nu: Any, xp: Any) -> Any:
         """Log density of residuals (…, n)."""
         if nu is None:
-            return -0.5 * (r / sigma) ** 2 - xp.log(sigma) - _ROOT
+            return -0.5 * (r / sigma) ** 2 - xp.log(sigma) - HALF_LOG_2PI
         constant = xp.gammaln((nu + 1) / 2) - xp.gammaln(nu / 2) - 0.5 * xp.log(nu * math.pi)
         return constant - xp.log(sigma) - (nu + 1) / 2 * xp.log1p((r / sigma) ** 2 / nu)
 
@@ -476,108 +446,3 @@ class Posterior:
                 [function(x[i : i + step]) for i in range(0, len(x), step)]
             )
         return found
-
-
-def posterior(
-    problem: Problem,
-    z: Array,
-    clusters: Index,
-    *,
-    noise: Noise = "student-t",
-    errors: Array | None = None,
-    priors: Mapping[str, Prior] | None = None,
-    typical: float | None = None,
-) -> Posterior:
-    """The posterior of a law on its rows.
-
-    Args:
-        z: the least-squares optimum, shape (p,), which says where offsets of runs lie.
-        clusters: run of each row, ascending from 0, shape (n,).
-        errors: standard errors of the log losses, shape (n,).
-        priors: the user's own, by parameter.
-        typical: what the terms add up to at the centre, nats; None: the geometric mean of the
-            loss above what the formula has without parameters.
-
-    Raises:
-        LawError: a range that lets a coefficient be below 0.
-    """
-    from p2fit.bayes.formulas import FormulaPosterior, Part, inner
-    from p2fit.bayes.terms import MonomialPosterior
-
-    law, own = problem.law, {**stated(problem.law), **(priors or {})}
-    parts: dict[str, Part] = {}
-    found = {e: role(law, e) for e in law.exponents}
-    if not isinstance(problem, Monomials):
-        parts, more = inner(cast("Formula", problem), own)
-        found |= more
-    if typical is None:
-        above = (problem.y - problem.offset)[problem.y > problem.offset]
-        typical = float(np.exp(np.log(above).mean())) if len(above) else 0.01 * problem.y.mean()
-    sizes = [*law.coefficients, *(n for n, part in parts.items() if part.alone)]
-    middle = math.log(typical / max(len(sizes), 1))
-    found |= dict.fromkeys(sizes, Prior("LogNormal", (middle, TERM.values[1])))
-    found |= own | {"sigma": SCATTER, "nu": DEGREES, "tau": SCATTER}
-    several = clusters[-1] + 1 < len(clusters)
-    log_loss = np.log(problem.y)
-    whole: dict[str, Any] = {
-        "problem": problem,
-        "noise": noise,
-        "priors": found,
-        "own": frozenset(own),
-        "errors": errors,
-        "clusters": clusters if several else None,
-        "log_loss": log_loss,
-        "trust": trusted(-residuals(problem, z), clusters, noise)
-        if several
-        else np.ones(len(log_loss)),
-    }
-    if isinstance(problem, Monomials):
-        return MonomialPosterior(**whole)
-    return FormulaPosterior(**whole, whole=cast("Formula", problem), parts=parts)
-
-
-def _nodes() -> Array:
-    """Where offsets are looked at, in units of their spread around their centre."""
-    nodes: Array = STEP * (np.arange(NODES, dtype=float) - NODES // 2)
-    return nodes
-
-
-def trusted(r: Array, clusters: Index, noise: Noise) -> Array:
-    """Weights of Student's t for rows by their distance from their run's median, shape (n,)."""
-    if noise == "normal":
-        return np.ones(len(r))
-    runs = np.split(r, np.flatnonzero(np.diff(clusters)) + 1)
-    away = np.concatenate([own - np.median(own) for own in runs])
-    scale = 1.4826 * float(np.median(np.abs(away))) or float(np.std(away)) or 1.0
-    weights: Array = 1 / (1 + (away / scale) ** 2 / 4)
-    return weights
-
-
-_ROOT = 0.5 * math.log(2 * math.pi)
-
-
-def _gammaln(x: Any) -> Any:
-    from scipy.special import gammaln
-
-    return gammaln(x)
-
-
-def _digamma(x: float) -> float:
-    from scipy.special import psi
-
-    return float(psi(x))
-
-
-_SCALAR = SimpleNamespace(log=math.log, log1p=math.log1p, exp=math.exp)
-
-#: The functions that a density needs, by the names that ``pytensor.tensor`` gives them.
-NUMPY = SimpleNamespace(
-    arcsinh=np.arcsinh,
-    dot=np.dot,
-    exp=np.exp,
-    gammaln=_gammaln,
-    log=np.log,
-    log1p=np.log1p,
-    sqrt=np.sqrt,
-    stack=np.stack,
-)

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from p2fit.curves.choosing import FitError
+from p2fit.arrays import Array
+from p2fit.errors import FitError
 from p2fit.laws import law as laws
-from p2fit.laws.law import Array, Law
+from p2fit.laws.law import Law
 
 _KINDS = {
     "Normal": ("mean", "sd"),
@@ -52,12 +53,12 @@ class Prior:
         a, b = (*self.values, 0.0)[:2]
         match self.kind:
             case "Normal":
-                return -0.5 * ((value - a) / b) ** 2 - math.log(b) - _ROOT
+                return -0.5 * ((value - a) / b) ** 2 - math.log(b) - HALF_LOG_2PI
             case "HalfNormal":
-                return -0.5 * (value / a) ** 2 - math.log(a) - _ROOT + math.log(2)
+                return -0.5 * (value / a) ** 2 - math.log(a) - HALF_LOG_2PI + math.log(2)
             case "LogNormal":
                 log = xp.log(value)
-                return -0.5 * ((log - a) / b) ** 2 - math.log(b) - _ROOT - log
+                return -0.5 * ((log - a) / b) ** 2 - math.log(b) - HALF_LOG_2PI - log
             case "Uniform":
                 return 0.0 * value - math.log(b - a)
             case "HalfStudentT":
@@ -100,7 +101,7 @@ class Prior:
         return rng.gamma(a, 1 / b, size)
 
 
-_ROOT = 0.5 * math.log(2 * math.pi)
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 #: Size of a coefficient's term at the centre of the data, as a share of the typical loss over the
 #: number of coefficients: a tenth to ten times that share holds most of the mass.

@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from p2fit.arrays import Array
+from p2fit.bayes.arviz import arviz
 from p2fit.bayes.coordinates import Coordinates
 from p2fit.bayes.laplace import Density, Mode, find_mode
 from p2fit.bayes.posterior import Posterior
-from p2fit.laws.law import Array
 
 _TRIES = 1000  # draws from the prior, where least squares gives no start
 _CLIMBS = 4  # from draws of the prior, to find other modes
@@ -240,11 +241,3 @@ def save_trace(
         trace = az.from_dict(**groups) if old else az.from_dict(groups)
         with replacing(path) as temporary:
             trace.to_netcdf(str(temporary), engine="h5netcdf")
-
-
-def arviz() -> Any:
-    """ArviZ, without the announcement of its next version."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import arviz as az
-    return az

@@ -12,14 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from p2fit.bayes.posterior import NUMPY, Own, Posterior, Surface
-from p2fit.laws.law import Affine, Array
-from p2fit.solver.problem import Monomials
+from p2fit.arrays import Array
+from p2fit.bayes.functions import NUMPY
+from p2fit.bayes.posterior import Posterior
+from p2fit.bayes.surface import Own, Surface
+from p2fit.laws.monomials import Affine
+from p2fit.solver.monomials import Monomials
 
 
 @dataclass(frozen=True)
 class MonomialPosterior(Posterior):
-    """Prior times likelihood of a sum of monomials; see :func:`p2fit.bayes.posterior.posterior`."""
+    """Prior times likelihood of a sum of monomials; see :func:`p2fit.bayes.build.posterior`."""
 
     problem: Monomials
 

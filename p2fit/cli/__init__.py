@@ -34,9 +34,7 @@ class Commands(click.Group):
     """
 
     def invoke(self, ctx: click.Context) -> Any:
-        from p2fit.curves.choosing import FitError
-        from p2fit.curves.reading import CurvesError
-        from p2fit.laws.law import LawError
+        from p2fit.errors import CurvesError, FitError, LawError
 
         try:
             return super().invoke(ctx)

@@ -14,7 +14,7 @@ from p2fit.cli.shared import (
     saved_fit,
     working,
 )
-from p2fit.pictures import GAIN, KINDS
+from p2fit.pictures.plot import GAIN, KINDS
 
 if TYPE_CHECKING:
     from p2fit.fit import Fit
@@ -65,9 +65,9 @@ def plot(fits: list[Fit], kind: Any, curves: str | None, gain: float, output: st
       p2fit plot fit.json --kind residuals -o residuals.svg
       p2fit plot fit.json --kind contours --group method=depth -o contours.pdf
     """
-    from p2fit.curves.choosing import FitError
-    from p2fit.pictures import plot as plot_fit
-    from p2fit.pictures import save
+    from p2fit.errors import FitError
+    from p2fit.pictures.plot import plot as plot_fit
+    from p2fit.pictures.style import save
 
     if len(fits) > 1:
         groups = "; ".join(", ".join(f"{k}={v}" for k, v in f.group.items()) for f in fits)
@@ -106,7 +106,7 @@ def report(curves: str, output: str, **options: Any) -> None:
     """
     from p2fit.files import write_text
     from p2fit.fit import load
-    from p2fit.reporting import report as page
+    from p2fit.reporting.report import report as page
 
     with working(f"reporting on {curves}") as progress:
         if curves.endswith(".json"):

@@ -81,7 +81,8 @@ def fit(
       p2fit fit curves.csv --backend bayes --prior "alpha ~ Normal(0.35, 0.1)"
     """
     from p2fit.files import write_text
-    from p2fit.fit import fit_each, to_json
+    from p2fit.fit import to_json
+    from p2fit.fitting import fit_each
 
     options = {name: value for name, value in options.items() if name not in _LEFT_OUT or value}
     with working(f"fitting {curves}") as progress:
@@ -134,7 +135,7 @@ def laws(name: str | None, as_json: bool) -> None:
       p2fit laws p2
     """
     from p2fit.curves.choosing import needs
-    from p2fit.laws.law import LAWS, get_law
+    from p2fit.laws.table import LAWS, get_law
 
     chosen = [get_law(name)] if name else list(LAWS.values())
     facts = [
@@ -151,7 +152,7 @@ def laws(name: str | None, as_json: bool) -> None:
     if as_json:
         print_json(facts[0] if name else facts)
         return
-    from p2fit.show.fit import law_page, law_table
+    from p2fit.show.laws import law_page, law_table
 
     echo(law_page(chosen[0]) if name else law_table(chosen))
 
@@ -164,6 +165,6 @@ def schema() -> None:
     Example:
       p2fit schema > curves.schema.json
     """
-    from p2fit.curves.reading import schema as curves_schema
+    from p2fit.curves.checking import schema as curves_schema
 
     print_json(curves_schema())

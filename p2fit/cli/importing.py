@@ -72,7 +72,7 @@ def import_logs(logs: tuple[str, ...], as_json: bool, output: str | None, **opti
     """
     import os
 
-    from p2fit.curves.choosing import FitError
+    from p2fit.errors import FitError
     from p2fit.files import write_text
     from p2fit.logs.importing import import_logs as read_logs
 

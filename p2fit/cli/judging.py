@@ -90,13 +90,14 @@ def validate(
       p2fit validate curves.csv --holdout checkpoints:0.2 --plot validate.png
       p2fit validate curves.csv --holdout run --holdout k-fold:10 --json
     """
-    from p2fit.judging.validation import overview
     from p2fit.judging.validation import validate as validate_law
+    from p2fit.show.validation import overview
 
     with working(f"validating on {curves}") as progress:
         found = validate_law(curves, holdout=holdout, progress=progress, **options)
     if picture is not None:
-        from p2fit.pictures import draw_validation, save
+        from p2fit.pictures.checks import draw_validation
+        from p2fit.pictures.style import save
 
         save(draw_validation(found), picture)
     print_all(found, as_json, as_list=True, overview=overview)
@@ -160,16 +161,17 @@ def profile(
       p2fit profile curves.csv --parameter alpha --parameter E
       p2fit profile curves.csv --plot profile.png --json
     """
+    from p2fit.show.profiles import overview
     from p2fit.uncertainty.profiles import profile as profile_law
-    from p2fit.uncertainty.profiles import renderable
 
     with working(f"profiling {curves}") as progress:
         found = profile_law(curves, parameters=parameters, progress=progress, **options)
     if picture is not None:
-        from p2fit.pictures import draw_profiles, save
+        from p2fit.pictures.checks import draw_profiles
+        from p2fit.pictures.style import save
 
         save(draw_profiles(found), picture)
     if as_json:
         print_json([one.to_dict() for one in found])
         return
-    echo(renderable(found))
+    echo(overview(found))

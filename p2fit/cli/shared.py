@@ -141,7 +141,7 @@ def working(what: str) -> Iterator[Callable[[int, int], None] | None]:
 
 def echo(renderable: Any) -> None:
     """Colours and the terminal's width on a terminal; plain and stable when piped."""
-    from p2fit.show.fit import text
+    from p2fit.show.parts import text
 
     if sys.stdout is not None and sys.stdout.isatty():
         from rich.console import Console
@@ -232,7 +232,7 @@ def saved_fit(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def loaded(fit: str, group: dict[str, str], **options: Any) -> None:
-        from p2fit.curves.choosing import FitError
+        from p2fit.errors import FitError
         from p2fit.fit import load
 
         found = load(fit)
@@ -260,7 +260,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON a
 def picture_file(ctx: Any, param: Any, path: str | None) -> str | None:
     """Refuses the name of another kind of file."""
     if path is not None:  # before the work, not after it
-        from p2fit.pictures import check_format
+        from p2fit.pictures.style import check_format
 
         check_format(path)
     return path

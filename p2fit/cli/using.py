@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 def _crossed(given: dict[str, list[float]], law: Law, extra: tuple[str, ...] = ()) -> Any:
     """Every combination of the values given by options, once they are the law's."""
-    from p2fit.curves.choosing import FitError
     from p2fit.curves.points import crossed
+    from p2fit.errors import FitError
 
     unknown = [x for x in given if x not in (*law.inputs, *extra)]
     if unknown:
@@ -79,8 +79,8 @@ def predict(
       p2fit predict fit.json --at points.csv -o predicted.csv
       p2fit predict accuracy.json --through loss.json --params 7B --tokens 1T,10T
     """
-    from p2fit.curves.choosing import FitError
     from p2fit.curves.points import table
+    from p2fit.errors import FitError
     from p2fit.fit import load
     from p2fit.plan.prediction import predict as predict_points
 
@@ -184,7 +184,8 @@ def tokens(
         --recover 90% --curves curves.csv
       p2fit plan tokens fit.json --curves curves.csv --recover 50% --gain 0.01
     """
-    from p2fit.plan.tokens import models, overview, plan_tokens
+    from p2fit.plan.tokens import models, plan_tokens
+    from p2fit.show.tokens import overview
 
     found = []
     for f in fits:

@@ -66,14 +66,6 @@ def movement(pruned: pl.DataFrame, frame: pl.DataFrame) -> dict[str, float] | No
     return {"low": low, "high": high, "excess": excess}
 
 
-def told(control: Mapping[str, Any]) -> str:
-    """What a summary says of the controls beside which a fit was made."""
-    moved = f"{control['low']:+.2g} to {control['high']:+.2g} nats"
-    if control["subtracted"]:
-        return f"losses less the drift of the unpruned control, {moved}"
-    return f"the unpruned control moves by {moved}"
-
-
 def drift_warning(control: Mapping[str, Any]) -> str | None:
     """A warning where a control moves by more than :data:`SHARE` of the smallest excess."""
     low, high, smallest = (control[name] for name in ("low", "high", "excess"))

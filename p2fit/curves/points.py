@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import polars as pl
 
-from p2fit.curves.choosing import FitError, Source, read
-from p2fit.curves.reading import CurvesError
-from p2fit.fit import Fit
-from p2fit.laws.law import Array
-from p2fit.solver.identify import join
+from p2fit.arrays import Array
+from p2fit.curves.choosing import Source, read
+from p2fit.errors import CurvesError, FitError
+from p2fit.wording import join
 
 
 def table(source: Source, inputs: Collection[str]) -> pl.DataFrame:
@@ -57,18 +55,3 @@ def alike(values: Array) -> list[Array]:
     layers and heads are whole. Where all would be one part, each value is one."""
     parts = np.split(values, np.flatnonzero(values[1:] > 1.1 * values[:-1]) + 1)
     return parts if len(parts) > 1 else np.split(values, len(values))
-
-
-def outside(fit: Fit, columns: Mapping[str, Any]) -> dict[str, Array]:
-    """How far outside the fitted range each input is, in decades: below it negative, within 0."""
-    found = {}
-    for x, span in fit.data["range"].items():
-        if x in columns:
-            value = np.asarray(columns[x], float)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                above = np.log10(value / span["max"])
-                below = np.log10(value / span["min"])
-            found[x] = np.where(
-                value > span["max"], above, np.where(value < span["min"], below, 0.0)
-            )
-    return found

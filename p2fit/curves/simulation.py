@@ -14,11 +14,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import polars as pl
 
-from p2fit.curves.choosing import FitError, Source, needs, read
+from p2fit.arrays import Array
+from p2fit.curves.choosing import Source, needs, read
 from p2fit.curves.points import table
 from p2fit.curves.reading import from_frame
-from p2fit.laws.law import LAWS, Array, Law, LawError, get_law
-from p2fit.solver.identify import join
+from p2fit.errors import FitError, LawError
+from p2fit.laws.law import Law
+from p2fit.laws.table import LAWS, get_law
+from p2fit.wording import join
 
 
 def simulate(

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -25,23 +25,20 @@ import numpy as np
 import polars as pl
 
 from p2fit import metrics
+from p2fit.arrays import Array, Index
 from p2fit.curves.choosing import (
-    GROUPS,
-    FitError,
     Source,
     Task,
-    available,
-    open_curves,
-    servable,
-    tasks,
-    without_drift,
 )
-from p2fit.curves.control import movement, told
-from p2fit.fit import Fit, fit_task
-from p2fit.laws.law import LAWS, Array, Law, LawError, get_law
+from p2fit.errors import FitError, LawError
+from p2fit.estimation import fit_task
+from p2fit.fit import Fit
+from p2fit.judging.conditions import _base_loss, check_conditions
+from p2fit.judging.same_rows import label, same_rows
+from p2fit.laws.law import Law
+from p2fit.results import Result
 from p2fit.solver.identify import identify
 from p2fit.solver.least_squares import minimise
-from p2fit.solver.problem import Index
 from p2fit.solver.solving import solve_task
 
 #: Up to this many runs, one is left out at a time; beyond it, a twentieth of them.
@@ -49,13 +46,6 @@ SINGLY = 60
 FOLDS = 20
 #: Fewest independent runs for an AICc and a BIC, which hold for many.
 LIKELIHOOD_RUNS = 40
-
-_CONTEXTS = 500  # rows at which the conditions are checked
-_CONDITIONS = {
-    "falls_with_tokens": "falls with\ntokens",
-    "rises_with_pruning_rate": "rises with\nrate",
-    "tends_to_base_loss": "tends\nto L₀",
-}
 
 
 @dataclass(frozen=True)
@@ -111,7 +101,7 @@ class Score:
     @property
     def label(self) -> str:
         """The law's name, or the formula of a user's own."""
-        return _label(self.law)
+        return label(self.law)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; null where there is no number."""
@@ -131,7 +121,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Result):
     """Laws on the same rows, best first. Made by :func:`compare`."""
 
     source: str
@@ -157,95 +147,6 @@ class Comparison:
         """Plain data for JSON; null where there is no number, never NaN."""
         document = {k: v for k, v in vars(self).items() if k != "scores"}
         return {**document, "laws": [score.to_dict() for score in self.scores]}
-
-    def __str__(self) -> str:
-        from p2fit.show.fit import text
-
-        return text(self)
-
-    def __rich__(self) -> Any:
-        from rich.console import Group
-        from rich.table import Table
-        from rich.text import Text
-
-        from p2fit.show.fit import number
-
-        def table(*heads: str) -> Table:
-            made = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
-            made.add_column("law", overflow="fold")
-            for head in heads:
-                made.add_column(head, justify="right")
-            return made
-
-        def against(d: Difference | None) -> str:
-            return f"{number(d.value, 3)} ± {number(d.stderr, 2)}" if d else "—"
-
-        head = Table.grid(padding=(0, 2))
-        head.add_column(style="dim", no_wrap=True)
-        head.add_column(overflow="fold")
-        for name, fact in self._facts():
-            head.add_row(name, Text(fact))
-        loss = "Huber" if self.options["loss"] == "huber" else "loss"
-        error = "log" if _logged(self.options) else self.options["residual"]
-        left_out = table(loss, "worse by ± s.e.", f"RMSE {error}", "squares worse by", "MAPE")
-        likelihood = any(s.aicc is not None for s in self.scores)
-        used = [c for c in _CONDITIONS if any(s.conditions[c] is not None for s in self.scores)]
-        inside = table(
-            *("free", "rank", "objective", "R²", "RMSE", *(("AICc", "BIC") if likelihood else ())),
-            *(_CONDITIONS[c] for c in used),
-        )
-        for s in self.scores:
-            best = s is self.scores[0] and s.loss is not None
-            left_out.add_row(
-                Text(s.label),
-                number(s.loss, 3),
-                "best" if best else against(s.difference),
-                number(s.rmse_log, 3),
-                against(s.difference_squares),
-                "—" if s.mape is None else f"{100 * s.mape:.3g} %",
-            )
-            inside.add_row(
-                Text(s.label),
-                str(len(s.law.free)),
-                str(s.fit.identification["rank"]),
-                *(number(v) for v in (s.fit.objective, s.r2)),
-                number(float(s.fit.metrics["rmse"] or 0), 3),
-                *((number(s.aicc), number(s.bic)) if likelihood else ()),
-                *({True: "yes", False: "no", None: "—"}[s.conditions[c]] for c in used),
-            )
-        parts: list[Any] = [head, Text(), Text("fitted without them"), left_out]
-        if self.scores[0].elpd is not None:
-            density = table("log density", "from best", "refitted")
-            for s in self.scores:
-                gap = "best" if s.difference_elpd is None else against(s.difference_elpd)
-                density.add_row(Text(s.label), number(s.elpd), gap, str(s.refitted))
-            parts += [Text(), Text("predictive density of left-out runs, by Bayes"), density]
-        parts += [Text(), Text("fitted to all rows"), inside]
-        return Group(*parts, *([Text()] if self.notes else []), *map(Text, self.notes))
-
-    def _facts(self) -> Iterator[tuple[str, str]]:
-        if self.group:
-            yield "group", ", ".join(f"{k} = {v}" for k, v in self.group.items())
-        o = self.options
-        unit = "runs" if o["cluster"] == "run" else f"values of {o['cluster']}"
-        yield "data", f"{self.source}: {self.rows} rows, {self.runs} {unit}, the same for every law"
-        for reason, count in self.excluded.items():
-            yield "", f"left out {count}: {reason}"
-        control = self.scores[0].fit.data["control"]
-        if control:
-            yield "", told(control)
-        laws = [score.law for score in self.scores]
-        held = {f"{n} = {v:g}": None for law in laws for n, v in law.fixed.items()}
-        held |= {f"{n} = {v}": None for law in laws for n, v in law.tied.items()}
-        if held:
-            yield "held", f"{', '.join(held)}, in the laws that have them"
-        delta = f" (delta {o['delta']:g})" if o["loss"] == "huber" else ""
-        of = "" if o["target"] == "loss" else f" of {o['target']}"
-        yield "method", f"least squares: {o['loss']} loss{delta} of {o['residual']} residuals{of}"
-        if self.folds == self.runs:
-            yield "left out", f"one of the {unit} at a time"
-        else:
-            yield "left out", f"{self.folds} parts of the {unit}, drawn with seed {o['seed']}"
 
 
 def compare(
@@ -291,7 +192,7 @@ def compare(
     bayes: dict[str, Any] | None = {"prior": prior, **({"noise": noise} if noise else {})}
     if backend == "least-squares":
         bayes = None
-    found, excluded = _same_rows(source, laws, options)
+    found, excluded = same_rows(source, laws, options)
     parts = [_folds(group[0]) for group in found]
     total = sum(
         len(group) * (int(fold.max()) + 1 + (int(run.max()) + 1 if bayes is not None else 0))
@@ -306,104 +207,9 @@ def compare(
     return [_compare(g, *p, out, tick, bayes) for g, p, out in zip(found, parts, excluded)]
 
 
-def _logged(options: Mapping[str, Any]) -> bool:
+def logged(options: Mapping[str, Any]) -> bool:
     """Whether errors are also taken of the log: of the loss always."""
     return bool(options["target"] == "loss" or options["residual"] == "log")
-
-
-def _label(law: Law) -> str:
-    return law.formula if law.name == "custom" else law.name
-
-
-# ---------------------------------------------------------------- the same rows for every law
-
-
-def _same_rows(
-    source: Source, laws: Sequence[str | Law], options: Mapping[str, Any]
-) -> tuple[list[tuple[Task, ...]], list[dict[str, int]]]:
-    """For each group the tasks of all laws on the same rows, and the account of rows left out."""
-    held = {k: options.get(k) or {} for k in ("fix", "tie", "ranges")}
-    rest = {k: v for k, v in options.items() if k not in ("columns", "start", *held)}
-    target = options.get("target", "loss")
-    curves, _, _ = open_curves(source, laws[0] if laws else None, options.get("columns"), target)
-    names = curves.frame.columns
-    chosen = [get_law(law, names) for law in laws or _varying(curves.frame)]
-    if len(chosen) < 2:
-        few = ", ".join(map(_label, chosen)) or "none"
-        raise FitError(f"{curves.source}: a comparison takes two laws and more; here {few}")
-    chosen = _restrict(chosen, **held)
-    start = options.get("start") or {}
-    begun = [
-        {n: v for n, v in start.items() if n in law.exponents and not law.monomial}
-        for law in chosen
-    ]
-    for name in start:
-        if not any(name in begin for begin in begun):
-            raise FitError(f"no law here takes a start for {name}")
-    if rest.get("by") is None and any("base_loss" in law.inputs for law in chosen):
-        rest["by"] = [] if rest.get("pool") else [c for c in GROUPS if c in names]
-    subtract = bool(rest.pop("subtract_control", False))
-    whole = curves.frame
-    if subtract:  # before the filters, which leave the controls out
-        frames = [without_drift(curves, law, target) for law in chosen]
-        curves = replace(curves, frame=frames[0])
-    # Every law's selection is a filter: one after the other keeps what all of them keep.
-    accounts: dict[tuple[str, ...], dict[str, int]] = {}
-    emptied: tuple[str, ...] = ()
-    for law, begin in zip(chosen, begun):
-        kept = tasks(curves, law, start=begin, **rest)
-        emptied += kept[0].warnings
-        for task in kept:
-            account = accounts.setdefault(tuple(task.group.values()), {})
-            for reason, count in task.excluded.items():
-                account[reason] = account.get(reason, 0) + count
-        curves = replace(curves, frame=pl.concat([task.frame for task in kept]))
-    # In the order in which they are solved: by cluster.
-    unit = options.get("cluster", "run")
-    by_law = [
-        [
-            replace(
-                t,
-                frame=t.frame.sort(unit, maintain_order=True),
-                options=replace(t.options, subtract_control=subtract),
-                control={**moved, "subtracted": True}
-                if subtract and (moved := movement(t.frame, whole))
-                else None,
-                warnings=emptied,
-            )
-            for t in tasks(curves, law, start=begin, **rest)
-        ]
-        for law, begin in zip(chosen, begun)
-    ]
-    groups = list(zip(*by_law))
-    return groups, [accounts[tuple(group[0].group.values())] for group in groups]
-
-
-def _varying(frame: pl.DataFrame) -> list[Law]:
-    """The laws of the table whose columns are there, filled and not constant."""
-    filled = [c for c in frame.columns if not frame[c].null_count()]
-    varying = {c for c in filled if frame[c].n_unique() > 1}
-    fast = [LAWS[name] for name in servable(filled) if LAWS[name].monomial]
-    return [law for law in fast if set(law.inputs) <= available(varying)]
-
-
-def _restrict(
-    laws: list[Law],
-    fix: Mapping[str, float],
-    tie: Mapping[str, str],
-    ranges: Mapping[str, tuple[float, float]],
-) -> list[Law]:
-    """Each law with what it has of the parameters that are fixed, tied or given a range."""
-    for names in (*([name] for name in (*fix, *ranges)), *tie.items()):
-        if not any(set(names) <= set(law.parameters) for law in laws):
-            raise FitError(f"no law here has {' and '.join(names)} among its parameters")
-    restricted = []
-    for law in laws:
-        own = {n: v for n, v in fix.items() if n in law.parameters}
-        same = {a: b for a, b in tie.items() if {a, b} <= set(law.parameters)}
-        held = law.restrict({**law.fixed, **own}, {**law.tied, **same})
-        restricted.append(held.within({n: r for n, r in ranges.items() if n in law.parameters}))
-    return restricted
 
 
 # ---------------------------------------------------------------- leaving runs out
@@ -442,7 +248,7 @@ def _left_out(task: Task, fold: Index, tick: Callable[[], None]) -> tuple[Array,
             faults.append(f"without {task.frame['run'][int(out[0])]}: {error}")
         tick()
     if faults:
-        faults = [f"{_label(task.law)}: {len(faults)} of {parts} predictions fail, {faults[0]}"]
+        faults = [f"{label(task.law)}: {len(faults)} of {parts} predictions fail, {faults[0]}"]
     return fitted, faults
 
 
@@ -472,7 +278,7 @@ def _compare(
         known = fit.identification
         if known["rank"] < known["parameters"]:
             notes.append(
-                f"{_label(task.law)}: {known['rank']} of {known['parameters']} directions are "
+                f"{label(task.law)}: {known['rank']} of {known['parameters']} directions are "
                 "determined, and a point was picked along the others to predict from"
             )
     scores = [_score(group[i], fits[i], errors[i], best, not reason) for i in order]
@@ -527,7 +333,7 @@ def _errors(task: Task, fitted: Array, run: Index) -> Array:
         clipped = np.minimum(np.abs(own), options.threshold)
         each = (
             clipped * (np.abs(own) - 0.5 * clipped),
-            (np.log(fitted / y) if _logged(options.recorded()) else own) ** 2,
+            (np.log(fitted / y) if logged(options.recorded()) else own) ** 2,
             np.where(y > 0, np.abs(fitted - y) / y, math.inf),
         )
     return np.stack([np.bincount(run, e) / np.bincount(run) for e in each])
@@ -557,7 +363,7 @@ def _score(task: Task, fit: Fit, errors: Array, best: Array, likelihood: bool) -
         difference_squares=differences[1],
         # Off by the RMSE in every row leaves the same sum of squares as the fit does.
         r2=metrics.r_squared(above, above + float(fit.metrics["rmse"] or 0.0)),
-        conditions=_conditions(task, fit),
+        conditions=check_conditions(task, fit),
         aicc=None if deviance is None else deviance + 2 * k * n / (n - k - 1),
         bic=None if deviance is None else deviance + k * math.log(n),
     )
@@ -572,48 +378,3 @@ def _no_likelihood(fit: Fit, runs: int) -> str:
     if fit.data["used"] > runs:
         return "the rows of a run are not independent"
     return f"{runs} runs, and {LIKELIHOOD_RUNS} are needed" if runs < LIKELIHOOD_RUNS else ""
-
-
-# ---------------------------------------------------------------- conditions
-
-
-def _has_base_loss(frame: pl.DataFrame) -> bool:
-    return "base_loss" in frame.columns and not frame["base_loss"].null_count()
-
-
-def _base_loss(frame: pl.DataFrame) -> Array:
-    """The base model's loss of each row, 0 where the file does not have it."""
-    if _has_base_loss(frame):
-        return frame["base_loss"].cast(pl.Float64).to_numpy()
-    return np.zeros(frame.height)
-
-
-def _conditions(task: Task, fit: Fit) -> dict[str, bool | None]:
-    frame = task.frame.gather_every(max(1, task.frame.height // _CONTEXTS))
-    rows = {x: frame[x].to_numpy()[:, None] for x in task.law.inputs}
-    met: dict[str, bool | None] = dict.fromkeys(_CONDITIONS)
-    if task.options.target != "loss":
-        return met
-
-    def along(name: str, values: Array) -> Array:
-        """The loss along values of one input, at the other inputs of each row."""
-        return fit.predict({**rows, name: values})
-
-    try:
-        if "tokens" in rows:
-            tokens = np.geomspace(rows["tokens"].min(), 10 * rows["tokens"].max(), 40)
-            met["falls_with_tokens"] = bool(np.all(np.diff(along("tokens", tokens)) < 0))
-        rates = rows.get("pruning_rate", np.zeros(0))
-        if np.any(rates > 0):
-            low = rates[rates > 0].min()
-            steps = np.diff(along("pruning_rate", np.geomspace(low / 10, rates.max(), 40)))
-            met["rises_with_pruning_rate"] = bool(np.all(steps > 0))
-            if _has_base_loss(frame):
-                # As near to a rate of 0 as a float comes: a small power of it falls slowly.
-                ends = along("pruning_rate", np.array([1e-300, low])) - _base_loss(frame)[:, None]
-                met["tends_to_base_loss"] = bool(
-                    np.all(np.abs(ends[:, 0]) < 0.01 * np.abs(ends[:, 1]))
-                )
-    except LawError:  # a parameter has no finite value: nothing can be said
-        pass
-    return met

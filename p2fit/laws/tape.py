@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from p2fit.laws.law import Array, evaluate, names_in
+from p2fit.arrays import Array
+from p2fit.laws.expression import evaluate, names_in
 
 _Step = tuple[str, tuple[Any, ...]]
 

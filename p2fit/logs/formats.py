@@ -19,8 +19,9 @@ from typing import Any
 
 import polars as pl
 
-from p2fit.curves.choosing import FitError
-from p2fit.curves.reading import KEPT, CurvesError, Fault, no_text, parse, read_bytes
+from p2fit.curves.checking import KEPT
+from p2fit.curves.reading import no_text, parse, read_bytes
+from p2fit.errors import CurvesError, Fault, FitError
 
 STATE = "trainer_state.json"
 EVENTS = "tfevents"

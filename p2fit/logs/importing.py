@@ -12,17 +12,10 @@ from typing import Any, get_args
 
 import polars as pl
 
-from p2fit.curves.choosing import FitError, check
-from p2fit.curves.reading import (
-    SHOWN,
-    Curves,
-    CurvesError,
-    Fault,
-    from_frame,
-    read_bytes,
-    schema,
-    suggest,
-)
+from p2fit.curves.checking import schema
+from p2fit.curves.choosing import check
+from p2fit.curves.reading import Curves, from_frame, read_bytes
+from p2fit.errors import SHOWN, CurvesError, Fault, FitError
 from p2fit.logs.formats import Log, place, read_log, sources
 from p2fit.logs.rows import (
     AGAIN,
@@ -36,6 +29,7 @@ from p2fit.logs.rows import (
     name_runs,
     take,
 )
+from p2fit.wording import suggest
 
 _SETTINGS = (*FACTS, "tokens_per_step", "loss_unit", "bytes_per_token")
 _UNITS = get_args(Unit)

@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 import polars as pl
 
-from p2fit.curves.choosing import FitError
-from p2fit.curves.reading import CurvesError, Fault, schema, suggest
+from p2fit.curves.checking import schema
+from p2fit.errors import CurvesError, Fault, FitError
 from p2fit.logs.formats import Log
+from p2fit.wording import suggest
 
 Kind = Literal["held-out", "training", "named by you"]
 Unit = Literal["nats", "bits", "perplexity", "bits-per-byte"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from p2fit.curves.choosing import FitError
+from p2fit.errors import FitError
 from p2fit.pictures.style import (
     BAND,
     COLOURS,
@@ -21,13 +21,13 @@ from p2fit.pictures.style import (
     spread,
     styled,
 )
-from p2fit.show.fit import labels
+from p2fit.show.parts import labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from p2fit.judging.validation import Points, Validation
+    from p2fit.judging.scores import Points, Validation
     from p2fit.uncertainty.profiles import Profile
 
 

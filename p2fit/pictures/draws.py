@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from p2fit.curves.choosing import FitError
+from p2fit.arrays import Array
+from p2fit.errors import FitError
 from p2fit.fit import Fit
-from p2fit.laws.law import Array
 from p2fit.pictures.style import COLOURS, INK, legend, panels, set_values, styled
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from p2fit.arrays import Array
 from p2fit.fit import Fit
-from p2fit.laws.law import Array
 from p2fit.pictures.style import (
     BEYOND,
     COLOURS,

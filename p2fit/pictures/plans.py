@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from p2fit.curves.choosing import FitError
+from p2fit.arrays import Array
+from p2fit.errors import FitError
 from p2fit.fit import Fit
-from p2fit.laws.law import Array
 from p2fit.pictures.fits import across, bands, divide, share_scale
 from p2fit.pictures.style import (
     BEYOND,

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from p2fit.curves.choosing import FitError
+from p2fit.arrays import Array
 from p2fit.curves.points import alike
+from p2fit.errors import FitError
 from p2fit.files import replacing
-from p2fit.laws.law import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

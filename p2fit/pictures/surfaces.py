@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from p2fit.curves.choosing import FitError
+from p2fit.errors import FitError
 from p2fit.fit import Fit
 from p2fit.pictures.style import (
     BEYOND,

@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from p2fit.curves.choosing import FitError, Source
-from p2fit.curves.points import outside, table
+from p2fit.arrays import Array, finite
+from p2fit.curves.choosing import Source
+from p2fit.curves.points import table
+from p2fit.errors import FitError
 from p2fit.fit import Fit
-from p2fit.laws.law import Array
 from p2fit.plan.prediction import beyond
-from p2fit.plan.quantities import Parameters, Quantity, Spread, finite, open_parameters, spread
+from p2fit.plan.quantities import Parameters, Quantity, Spread, open_parameters, outside, spread
 from p2fit.plan.tokens import compute_saved
-from p2fit.solver.identify import join
+from p2fit.results import Result
+from p2fit.wording import join
 
 _INPUTS = {"params", "tokens", "pruning_rate", "base_loss"}
 
@@ -56,7 +58,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(Result):
     """Candidates, the lowest predicted loss first. Made by :func:`plan_choose`."""
 
     deploy_params: float
@@ -72,30 +74,6 @@ class Choice:
         """Plain data for JSON; null where there is no finite number."""
         own = {"candidates": [c.to_dict() for c in self.candidates], "notes": list(self.notes)}
         return {**vars(self), **own}
-
-    def __str__(self) -> str:
-        from p2fit.show.fit import text
-
-        return text(self)
-
-    def __rich__(self) -> Any:
-        from p2fit.show.fit import facts, grid, number, span, with_notes
-
-        budget = "the same tokens for each" if self.flops is None else f"{self.flops:.4g} FLOPs"
-        head = [("deploy", f"{number(self.deploy_params)} parameters"), ("budget", budget)]
-        groups = any(c.group for c in self.candidates)
-        heads = ["params", "rate", "tokens", "loss", "95 % interval"]
-        open_ = any(c.loss.range for c in self.candidates)
-        heads += ["fits equally well"] if open_ else []
-        made = grid(["base model", *(["group"] if groups else [])], [*heads, "best", "mean rank"])
-        for c in self.candidates:
-            cells = [number(c.params), number(c.pruning_rate, 3), number(c.tokens)]
-            cells += [number(c.loss.value), span(c.loss.interval)]
-            cells += [span(c.loss.range)] if open_ else []
-            cells.append("—" if c.best is None else f"{100 * c.best:.3g} %")
-            group = [", ".join(c.group.values())] if groups else []
-            made.add_row(c.name, *group, *cells, number(c.rank, 3))
-        return with_notes(facts(head), made, notes=self.notes)
 
 
 def plan_choose(

@@ -23,15 +23,18 @@ from typing import Any
 
 import numpy as np
 
-from p2fit.curves.choosing import FitError
-from p2fit.curves.points import outside, table
+from p2fit.arrays import Array, finite
+from p2fit.curves.points import table
+from p2fit.errors import FitError
 from p2fit.fit import Fit
 from p2fit.laws import jets
-from p2fit.laws.law import Array, Law, compute
+from p2fit.laws.expression import compute
+from p2fit.laws.law import Law
 from p2fit.plan.prediction import beyond
-from p2fit.plan.quantities import Parameters, Quantity, finite, open_parameters, spread
+from p2fit.plan.quantities import Parameters, Quantity, open_parameters, outside, spread
 from p2fit.plan.separate import Parts, Power, separate
 from p2fit.plan.tokens import compute_saved
+from p2fit.results import Result
 from p2fit.schedules import Schedule
 
 _SIZES = ("params", "avg_params")
@@ -83,7 +86,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class ComputePlan:
+class ComputePlan(Result):
     """Compute-optimal sizes and tokens. Made by :func:`plan_compute`."""
 
     law: Law
@@ -120,45 +123,6 @@ class ComputePlan:
             "budgets": [budget.to_dict() for budget in self.budgets],
             "notes": list(self.notes),
         }
-
-    def __str__(self) -> str:
-        from p2fit.show.fit import text
-
-        return text(self)
-
-    def __rich__(self) -> Any:
-        from p2fit.show.fit import about, facts, grid, number, span, with_notes
-
-        head = about(self.law, self.group)
-        if self.at:
-            head.append(("at", ", ".join(f"{x} {number(v)}" for x, v in self.at.items())))
-        for name, what, q in (
-            ("optimum", f"{self.size} ∝ C^a, a", self.a),
-            ("", "tokens ∝ C^b, b", self.b),
-        ):
-            if q is not None:
-                ends = f" ({span(q.interval)})" if q.interval else ""
-                head.append((name, f"{what} = {number(q.value)}{ends}"))
-        own = ["a"] if self.a is None else []
-        if own:
-            head.append(("optimum", f"{self.size} ∝ C^a, tokens ∝ C^(1 - a), a of each budget"))
-        made = grid(["FLOPs"], [self.size, "tokens", "tokens per parameter", "loss", *own])
-        for one in self.budgets:
-            each = (one.size, one.tokens, one.ratio, one.loss, one.a)[: 4 + len(own)]
-            made.add_row(number(one.flops), *(number(q.value) for q in each))
-            if one.size.interval:
-                digits = (3, 3, 3, 4)
-                made.add_row("", *(span(q.interval, n) for q, n in zip(each, digits)))
-        parts: list[Any] = [facts(head), made]
-        if self.sparsity is not None:
-            words = f"pruned to {100 * self.sparsity:g} % from 25 % to 75 % of the compute"
-            below = grid(["FLOPs"], ["dense start", "final size", "prune from", "to tokens"])
-            for one in self.budgets:
-                if one.sparse:
-                    each = (one.sparse.dense, one.sparse.final, one.sparse.start, one.sparse.end)
-                    below.add_row(number(one.flops), *(number(q.value) for q in each))
-            parts += [facts([("schedule", words)]), below]
-        return with_notes(*parts, notes=self.notes)
 
 
 def plan_compute(

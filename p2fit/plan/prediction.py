@@ -19,26 +19,28 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from p2fit.curves.choosing import FitError, Source
-from p2fit.curves.points import outside, table
+from p2fit.arrays import Array, finite
+from p2fit.curves.choosing import Source
+from p2fit.curves.points import table
+from p2fit.errors import FitError
 from p2fit.fit import Fit
-from p2fit.laws.law import Array, Law
-from p2fit.plan.quantities import finite, open_parameters
-from p2fit.solver.identify import join
+from p2fit.laws.law import Law
+from p2fit.plan.quantities import open_parameters, outside
+from p2fit.results import Result
+from p2fit.wording import join
 
 #: A prediction leans on what the data leave open where parameters that fit equally well differ
 #: in it by more than this share.
 LEANS = 1e-3
 
 _MANY = 0.3  # decades outside the data worth a word: a factor of 2
-_SHOWN = 0.05  # and worth a cell
 
 _PAIRS = 4000  # draws of a chain: of the one fit and of the other
 _ENDS = (0.025, 0.975)
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Prediction(Result):
     """Predicted losses, in nats per token, or values of another column that a law predicts; every
     array has one entry per point."""
 
@@ -113,39 +115,6 @@ class Prediction:
             ],
             "notes": list(self.notes),
         }
-
-    def __str__(self) -> str:
-        from p2fit.show.fit import text
-
-        return text(self)
-
-    def __rich__(self) -> Any:
-        from p2fit.show.fit import about, facts, grid, number, span, with_notes
-
-        def ends(pair: tuple[Array, Array] | None, i: int) -> str:
-            return span(None if pair is None else [float(end[i]) for end in pair])
-
-        inputs = [*self.law.inputs, *(self.through.inputs if self.through else ())]
-        inputs = [x for x in self.points.columns if x in inputs]
-        shown = [c for c in self.points.columns if self.points[c].n_unique() > 1]
-        shown = shown or inputs
-        same = [x for x in inputs if x not in shown]
-        at = ", ".join(f"{x} {number(self.points[x][0])}" for x in same)
-        head = about(self.law, self.group)
-        if self.through is not None:
-            head.append(("through", f"{self.through.name}: {self.through.formula}"))
-        head += [("at", at)] if at else []
-        heads = [self.target, "95 % interval", "of a new run"]
-        heads += ["fits equally well"] if self.range is not None else []
-        made = grid(shown, [*heads, "decades outside"])
-        for i, row in enumerate(self.points.iter_rows(named=True)):
-            cells = [number(v) if isinstance(v := row[c], float) else str(v) for c in shown]
-            cells += [number(float(self.predicted[i]))]
-            cells += [ends(self.interval, i), ends(self.new_run, i)]
-            cells += [ends(self.range, i)] if self.range is not None else []
-            far = {x: float(v[i]) for x, v in self.outside.items() if abs(v[i]) >= _SHOWN}
-            made.add_row(*cells, ", ".join(f"{x} {v:+.1f}" for x, v in far.items()))
-        return with_notes(facts(head), made, notes=self.notes)
 
 
 def predict(fit: Fit, points: Source, *, through: Fit | None = None) -> Prediction:

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from p2fit.arrays import Array, finite
 from p2fit.fit import Fit
-from p2fit.laws.law import Array
 
 Parameters = Mapping[str, Array]
 
@@ -123,6 +123,16 @@ def open_parameters(fit: Fit) -> str:
     return "; ".join(", ".join(u["parameters"]) for u in fit.identification["undetermined"])
 
 
-def finite(value: float) -> float | None:
-    """The number, or None where it is none."""
-    return float(value) if math.isfinite(value) else None
+def outside(fit: Fit, columns: Mapping[str, Any]) -> dict[str, Array]:
+    """How far outside the fitted range each input is, in decades: below it negative, within 0."""
+    found = {}
+    for x, span in fit.data["range"].items():
+        if x in columns:
+            value = np.asarray(columns[x], float)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                above = np.log10(value / span["max"])
+                below = np.log10(value / span["min"])
+            found[x] = np.where(
+                value > span["max"], above, np.where(value < span["min"], below, 0.0)
+            )
+    return found

@@ -22,13 +22,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from p2fit.curves.choosing import FitError, Source
-from p2fit.curves.points import outside, table
+from p2fit.arrays import Array
+from p2fit.curves.choosing import Source
+from p2fit.curves.points import table
+from p2fit.errors import FitError
 from p2fit.fit import Fit
-from p2fit.laws.law import Array
 from p2fit.plan.prediction import beyond
-from p2fit.plan.quantities import open_parameters
+from p2fit.plan.quantities import open_parameters, outside
 from p2fit.plan.tokens import compute_saved
+from p2fit.results import Result
 
 _TAILS = 0.005  # of the draws on either side are moved to where the others end
 _CELLS = 1 << 24  # draws times points looked at: bounds the memory
@@ -60,7 +62,7 @@ class NextRun:
 
 
 @dataclass(frozen=True)
-class NextRuns:
+class NextRuns(Result):
     """Runs to make, in the order of what they give for their cost. Made by :func:`plan_next`."""
 
     group: Mapping[str, str]
@@ -82,32 +84,6 @@ class NextRuns:
         """Plain data for JSON."""
         own = {"runs": [r.to_dict() for r in self.runs], "notes": list(self.notes)}
         return {**vars(self), "group": dict(self.group), **own}
-
-    def __str__(self) -> str:
-        from p2fit.show.fit import text
-
-        return text(self)
-
-    def __rich__(self) -> Any:
-        from p2fit.show.fit import facts, grid, number, with_notes
-
-        head = [("group", ", ".join(f"{k} = {v}" for k, v in self.group.items()))]
-        head = head if self.group else []
-        count = f"{self.candidates} candidate run{'s' * (self.candidates != 1)}"
-        head.append(("to narrow", f"{self.wanted}, by {count}"))
-        precise = self.wanted == "predictions"
-        if precise:
-            words = f"{number(self.stderr, 3)} of the log of the wanted losses"
-            head.append(("standard error", words))
-        names = list(self.runs[0].inputs) if self.runs else []
-        last = "standard error after" if precise else "standard errors after"
-        made = grid(["run"], [*names, "rows", "FLOPs", "gain", last])
-        for r in self.runs:
-            gain = f"{100 * r.gain:.3g} %" if precise else f"{r.gain:.3g} nats"
-            after = number(r.stderr, 3) if precise else f"× {r.stderr:.3g}"
-            cells = [number(r.inputs[x]) for x in names]
-            made.add_row(r.run, *cells, str(r.rows), number(r.flops, 3), gain, after)
-        return with_notes(facts(head), made, notes=self.notes)
 
 
 def plan_next(

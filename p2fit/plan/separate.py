@@ -9,7 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from p2fit.laws.law import Affine, Array, Law, LawError, Term, evaluate
+from p2fit.arrays import Array
+from p2fit.errors import LawError
+from p2fit.laws.expression import evaluate
+from p2fit.laws.law import Law
+from p2fit.laws.monomials import Affine, Term
 from p2fit.plan.quantities import Parameters
 
 

@@ -21,14 +21,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from p2fit.curves.choosing import FitError, Source, read, where_expression
-from p2fit.curves.points import outside, table
+from p2fit.arrays import Array, finite
+from p2fit.curves.choosing import Source, read, where_expression
+from p2fit.curves.points import table
 from p2fit.curves.reading import Curves
+from p2fit.errors import FitError
 from p2fit.fit import Fit
-from p2fit.laws.law import Array, Law
+from p2fit.laws.law import Law
 from p2fit.plan.prediction import beyond
-from p2fit.plan.quantities import Parameters, Quantity, finite, open_parameters, spread
+from p2fit.plan.quantities import Parameters, Quantity, open_parameters, outside, spread
 from p2fit.plan.separate import separate
+from p2fit.results import Result
 
 #: Tokens among which a law without a closed form is searched; beyond them is never.
 SEARCHED = (1.0, 1e24)
@@ -79,7 +82,7 @@ class Goal:
 
 
 @dataclass(frozen=True)
-class TokensPlan:
+class TokensPlan(Result):
     """Tokens to buy for one model. Made by :func:`plan_tokens`."""
 
     law: Law
@@ -109,31 +112,6 @@ class TokensPlan:
             "goals": [goal.to_dict() for goal in self.goals],
             "notes": list(self.notes),
         }
-
-    def __str__(self) -> str:
-        from p2fit.show.fit import text
-
-        return text(self)
-
-    def __rich__(self) -> Any:
-        from p2fit.show.fit import about, facts, grid, number, reach, span, with_notes
-
-        head = about(self.law, self.group)
-        head.append(("at", ", ".join(f"{x} {number(v)}" for x, v in self.at.items())))
-        if self.pruned_loss is not None:
-            head.append(("", f"loss right after pruning {number(self.pruned_loss)}"))
-        if self.kept is not None:
-            head.append(("compute", f"6 FLOPs per token and parameter kept, {number(self.kept)}"))
-        open_ = any(goal.tokens.range for goal in self.goals)
-        heads = ["tokens", "95 % interval", *(["fits equally well"] if open_ else [])]
-        made = grid(["goal"], [*heads, "FLOPs", "loss", "can be reached"])
-        for goal in self.goals:
-            cells = [reach(goal.tokens.value), span(goal.tokens.interval, 3)]
-            cells += [span(goal.tokens.range, 3)] if open_ else []
-            cells += [reach(goal.flops.value, 3) if goal.flops else "—", number(goal.loss)]
-            share = goal.tokens.reached
-            made.add_row(goal.label, *cells, "—" if share is None else f"{100 * share:.3g} %")
-        return with_notes(facts(head), made, notes=self.notes)
 
 
 def plan_tokens(
@@ -241,35 +219,15 @@ def models(fit: Fit, curves: Source) -> list[dict[str, float]]:
     rows = read_.frame.filter(mine)
     if "pruning_rate" in others:
         rows = rows.filter(pl.col("pruning_rate") > 0)
-    ordered = sorted(others, key=_rank)
+    ordered = sorted(others, key=rank)
     found = rows.select(pl.col(ordered).cast(float)).unique().sort(ordered)
     if found.is_empty():
         raise FitError(f"{read_.source}: no row of the fit's group")
     return found.to_dicts()
 
 
-def _rank(x: str) -> tuple[bool, str]:
+def rank(x: str) -> tuple[bool, str]:
     return x == "base_loss", x  # which goes with params
-
-
-def overview(plans: Sequence[TokensPlan]) -> Any:
-    """Several plans side by side: the tokens of each goal."""
-    from rich.console import Group
-    from rich.text import Text
-
-    from p2fit.show.fit import grid, labels, number, reach
-
-    names = labels([plan.group for plan in plans])
-    grouped = any(names)
-    differ = [x for x in plans[0].at if any(plan.at[x] != plans[0].at[x] for plan in plans)]
-    inputs = sorted(differ, key=_rank)
-    left = [*(["group"] if grouped else []), *inputs]
-    table = grid(left, [goal.label for goal in plans[0].goals])
-    for plan, label in zip(plans, names):
-        at = [number(plan.at[x]) for x in inputs]
-        cells = [reach(goal.tokens.value, 3) for goal in plan.goals]
-        table.add_row(*([label] if grouped else []), *at, *cells)
-    return Group(Text("tokens, all of them", style="bold"), Text(), table)
 
 
 # ---------------------------------------------------------------- the tokens of one goal

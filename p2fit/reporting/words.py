@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
-from p2fit.curves.choosing import DELTAS, Options, Task
-from p2fit.curves.control import told
-from p2fit.curves.reading import FRAME
+from p2fit.errors import FRAME
 from p2fit.fit import Estimate, Fit
-from p2fit.laws.law import LAWS
+from p2fit.laws.table import LAWS
 from p2fit.pictures.plans import settled
 from p2fit.pictures.style import count, label, shown
-from p2fit.solver.identify import join
+from p2fit.show.parts import told
+from p2fit.wording import join
 
 if TYPE_CHECKING:
     from p2fit.judging.comparison import Comparison, Difference
-    from p2fit.judging.validation import Validation
+    from p2fit.judging.scores import Validation
     from p2fit.plan.compute import ComputePlan
     from p2fit.plan.quantities import Quantity
     from p2fit.plan.tokens import TokensPlan
-    from p2fit.reporting import Section
+    from p2fit.reporting.section import Section
+
 
 #: Law -> its name as people say it.
 NAMES = {
@@ -37,23 +35,6 @@ NAMES = {
     "kaplan-n": "the law of Kaplan et al. in the size",
     "kaplan-d": "the law of Kaplan et al. in the tokens",
     "custom": "a law of your own",
-}
-
-CAPTIONS = {
-    "curves": "Points are rows, lines the fit: solid where that group has rows, dashed where it "
-    "has none. Bands are 95 % intervals of the mean. What lies beyond all the data is shaded.",
-    "observed": "A point on the line was fitted exactly. Runs far off it are named.",
-    "residuals": "What the law misses. Rows should lie about 0 all along: a median that bends "
-    "away is a fault of the law, not of the data.",
-    "holdouts": "Predictions of rows that the fit did not see.",
-    "contours": "Along a line the predicted loss is the same. Beyond the data, shaded, the law is "
-    "all there is.",
-    "saturation": "A diamond is where a doubling of the tokens gains less than the threshold, its "
-    "bar the 95 % interval; dotted lines are where a curve ends with endless tokens.",
-    "compute": "Size and tokens that reach the lowest loss with a given compute of 6 FLOPs per "
-    "parameter and token. Points are the rows as they were run.",
-    "draws": "Each point is one set of parameters that the fit holds possible. A narrow slanted "
-    "cloud means that two parameters trade off: neither is known by itself.",
 }
 
 
@@ -445,73 +426,6 @@ def _span(quantity: Quantity, words: Callable[[float], str]) -> str:
         return "—"
     low, high = (_reach(end, words) for end in quantity.interval)
     return low if low == high else f"{low} to {high}"
-
-
-# ---------------------------------------------------------------- pictures
-
-
-def alt(kind: str, fit: Fit, task: Task) -> str:
-    """What a picture shows."""
-    rows = plural(task.frame.height, "row")
-    inputs = [input_name(i) for i in fit.law.inputs if i != "base_loss"]
-    rmse = number(_float(fit.metrics["rmse"]))
-    return {
-        "curves": f"Measured loss of {rows} and the fitted curves with their 95 % intervals, over "
-        f"{join(tuple(inputs)) or 'nothing'}.",
-        "observed": f"Observed against predicted loss of {rows}; the root mean square distance "
-        f"from the diagonal is {rmse} nats per token.",
-        "residuals": f"Observed minus predicted loss of {rows} against "
-        f"{join((*inputs, 'the predicted loss'))}.",
-        "holdouts": "Predicted and measured loss of rows that were held out, with 95 % intervals; "
-        "the table before says the same in numbers.",
-        "contours": "Lines of equal predicted loss over two of the inputs, with the rows on top.",
-        "saturation": "The fitted curves far beyond the data, their limits, and where a doubling "
-        "of the tokens hardly helps; the table before says the same in numbers.",
-        "compute": "Best size, tokens, tokens per parameter and loss against compute, with 95 % "
-        "intervals; the table before says the same in numbers.",
-        "draws": "Histograms and pairwise scatter plots of the parameters, drawn as the fit is "
-        "unsure of them; the table of parameters says the same in numbers.",
-    }[kind]
-
-
-# ---------------------------------------------------------------- how to reproduce
-
-
-def command(fit: Fit) -> str:
-    """The command that makes this page; empty where the rows came from no file."""
-    source = fit.data["source"]
-    if source.startswith("<") or fit.backend != "least-squares":
-        return ""
-    asked: list[str] = ["p2fit", "report", source]
-    custom = fit.law.name == "custom"
-    if custom or not fit.data["chosen"]:
-        asked += ["--law", fit.law.formula if custom else fit.law.name]
-    pairs: Mapping[str, Mapping[str, Any]] = {
-        "--column": fit.data["columns"],
-        "--fix": fit.law.fixed,
-        "--tie": fit.law.tied,
-        "--range": {n: "..".join(map(_text, ends)) for n, ends in fit.options["ranges"].items()},
-        "--start": fit.options["start"],
-    }
-    for flag, found in pairs.items():
-        for name, value in found.items():
-            asked += [flag, f"{name}={_text(value)}"]
-    if fit.group:
-        asked += ["--by", ",".join(fit.group)]
-    plain = {f.name: f.default for f in fields(Options)}
-    plain |= {"residual": "log", "delta": DELTAS[fit.options["residual"]]}
-    skip = {"columns", "by", "pool", "fix", "tie", "ranges", "start"}
-    for name, usual in plain.items():
-        value = fit.options.get(name, usual)
-        if name in skip or value == usual or (name == "weights" and value == "rows"):
-            continue
-        flag = "--" + name.replace("_", "-")
-        asked += [flag] if value is True else [flag, _text(value)]
-    return shlex.join([*asked, "-o", "report.html"])
-
-
-def _text(value: Any) -> str:
-    return f"{value:.15g}" if isinstance(value, float) else str(value)
 
 
 def _float(value: float | str | None) -> float | None:

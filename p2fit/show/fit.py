@@ -1,29 +1,21 @@
-"""A fit as text, for the terminal, and as HTML, for notebooks."""
+"""A fit as text."""
 
 from __future__ import annotations
 
-import io
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from html import escape
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from p2fit.bayes.diagnostics import UNMOVED
 from p2fit.bayes.diagnostics import faults as beyond
-from p2fit.curves.choosing import needs
-from p2fit.curves.control import told
+from p2fit.fit import Estimate, Fit
+from p2fit.show.parts import facts, grid, labels, number, told
 from p2fit.solver.identify import determined
 
-if TYPE_CHECKING:
-    from p2fit.fit import Estimate, Fit
-    from p2fit.laws.law import Law
-
-WIDTH = 100
 _HEADS = ("parameter", "estimate", "std. error", "95 % interval", "")
 _BAYES_HEADS = (
     "parameter",
@@ -36,61 +28,9 @@ _BAYES_HEADS = (
 )
 
 
-def number(value: float | None, digits: int = 4) -> str:
-    """A number to four digits, in powers of ten where it is large or small."""
-    return "—" if value is None else f"{value:.{digits}g}"
-
-
-def text(what: Any) -> str:
-    """Anything rich prints, as text without colour, ``WIDTH`` columns wide."""
-    out = io.StringIO()
-    console = Console(
-        file=out, width=WIDTH, color_system=None, emoji=False, markup=False, highlight=False
-    )
-    console.print(what)
-    return "".join(line.rstrip() + "\n" for line in out.getvalue().splitlines())
-
-
-def law_table(laws: Sequence[Law]) -> Table:
-    """The laws side by side: name, formula, columns and parameters."""
-    table = Table(box=None, padding=(0, 2, 1, 0), header_style="bold", show_edge=False)
-    table.add_column("law", no_wrap=True)
-    for title in ("formula", "columns", "parameters"):
-        table.add_column(title, overflow="fold")
-    for law in laws:
-        columns = " ".join(law.inputs)
-        table.add_row(law.name, Text(law.formula), columns, " ".join(law.parameters))
-    return table
-
-
-def law_page(law: Law) -> Group:
-    """One law: what it says, its formula in plain text and LaTeX, what it needs."""
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
-    ranges = law.ranges
-    for name, value in (
-        ("law", law.name),
-        ("formula", law.formula),
-        ("LaTeX", law.latex()),
-        ("columns", ", ".join(needs(law))),
-        ("coefficients", f"{', '.join(law.coefficients)} (at least 0)"),
-        (
-            "exponents" if law.monomial else "others",
-            ", ".join(f"{e} ({ranges[e][0]:g} to {ranges[e][1]:g})" for e in law.exponents),
-        ),
-    ):
-        grid.add_row(name, Text(value))
-    return Group(grid, Text(), Text(law.description)) if law.description else Group(grid)
-
-
 def renderable(fit: Fit) -> Group:
     """What rich prints."""
-    head = Table.grid(padding=(0, 2))
-    head.add_column(style="dim", no_wrap=True)
-    head.add_column(overflow="fold")
-    for name, text in _facts(fit):
-        head.add_row(name, Text(text))
+    head = facts(_facts(fit))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
     for i, title in enumerate(_heads(fit)):
         table.add_column(title, justify="right" if i in (1, 2, 4, 5) else "left", overflow="fold")
@@ -127,31 +67,6 @@ def overview(fits: Sequence[Fit]) -> Group:
 
 def _value(p: Estimate) -> str:
     return number(p.estimate, 3) if p.identified or p.fixed else "open"
-
-
-def labels(groups: Sequence[Mapping[str, str]]) -> list[str]:
-    """What tells groups apart: their values of the columns that are not the same for all; empty
-    where they are one group."""
-    differ = [c for c in groups[0] if len({group[c] for group in groups}) > 1]
-    return [", ".join(group[c] for c in differ) for group in groups]
-
-
-def html(fit: Fit) -> str:
-    """A fragment of HTML for a notebook."""
-    facts = "".join(
-        f"<tr><th style='text-align:left'>{escape(n)}</th>"
-        f"<td style='text-align:left'>{escape(t)}</td></tr>"
-        for n, t in _facts(fit)
-    )
-    heads = "".join(f"<th>{escape(h)}</th>" for h in _heads(fit))
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in _rows(fit)
-    )
-    warnings = "".join(f"<li>{escape(w)}</li>" for w in fit.warnings)
-    return (
-        f"<table>{facts}</table><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
-        + (f"<p>Warnings</p><ul>{warnings}</ul>" if warnings else "")
-    )
 
 
 def _heads(fit: Fit) -> tuple[str, ...]:
@@ -282,50 +197,3 @@ def _posterior(fit: Fit) -> Iterator[tuple[str, str]]:
         f"R-hat {d['r_hat']:.3f}, effective size {d['ess_bulk']:.0f} (bulk) and "
         f"{d['ess_tail']:.0f} (tail), {d['divergences']} divergences, E-BFMI {d['e_bfmi']:.2f}",
     )
-
-
-# ---------------------------------------------------------------- what predictions and plans share
-
-
-def about(law: Law, group: Mapping[str, str]) -> list[tuple[str, str]]:
-    """The first facts of a result: which group, which law."""
-    own = [("group", ", ".join(f"{k} = {v}" for k, v in group.items()))] if group else []
-    return [*own, ("law", f"{law.name}: {law.formula}")]
-
-
-def facts(pairs: Iterable[tuple[str, str]]) -> Table:
-    """Names and what there is to say, in two columns."""
-    made = Table.grid(padding=(0, 2))
-    made.add_column(style="dim", no_wrap=True)
-    made.add_column(overflow="fold")
-    for name, words in pairs:
-        made.add_row(name, Text(words))
-    return made
-
-
-def grid(left: Sequence[str], right: Sequence[str]) -> Table:
-    """A table without lines; the first columns are aligned left."""
-    made = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
-    for head in (*left, *right):
-        made.add_column(head, justify="left" if head in left else "right", overflow="fold")
-    return made
-
-
-def span(ends: Sequence[float | None] | None, digits: int = 4) -> str:
-    """An interval; what is out of reach is called never."""
-    if ends is None:
-        return "—"
-    low, high = ("never" if end == math.inf else number(end, digits) for end in ends)
-    return f"{low} to {high}" if low != high else low
-
-
-def with_notes(*parts: Any, notes: Sequence[str]) -> Group:
-    """Parts one below the other with a line between, and notes at the end."""
-    made = [p for part in parts for p in (part, Text())]
-    made += [Text.assemble(("note: ", "yellow"), note) for note in notes]
-    return Group(*(made if notes else made[:-1]))
-
-
-def reach(value: float, digits: int = 4) -> str:
-    """A number, or never."""
-    return "never" if value == math.inf else number(value, digits)

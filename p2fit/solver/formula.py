@@ -10,11 +10,14 @@ from typing import Any, Self
 
 import numpy as np
 
+from p2fit.arrays import Array, Index
+from p2fit.errors import LawError
 from p2fit.laws import jets
+from p2fit.laws.expression import evaluate, names_in, way
 from p2fit.laws.jets import ONE, Jet, exp
-from p2fit.laws.law import Array, Law, LawError, evaluate, names_in, way
+from p2fit.laws.law import Law
 from p2fit.scales import Residual
-from p2fit.solver.problem import Derivatives, Index, Problem
+from p2fit.solver.problem import Derivatives, Problem
 
 #: Where searches for a parameter begin whose range and formula say nothing else.
 EXPONENT, SCALE = (0.02, 2.5), (1e-3, 1e3)

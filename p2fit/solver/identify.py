@@ -13,8 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from p2fit.laws.law import Array, LawError
-from p2fit.solver.problem import Problem, build
+from p2fit.arrays import Array
+from p2fit.errors import LawError
+from p2fit.solver.build import build
+from p2fit.solver.problem import Problem
+from p2fit.wording import join
 
 #: Condition number above which the fit warns.
 WARN = 1e4
@@ -265,8 +268,3 @@ def _crossed(design: Mapping[str, Array], name: str, count: int) -> dict[str, Ar
 
 def _in_order(problem: Problem, names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(p for p in problem.law.parameters if p in names)
-
-
-def join(names: tuple[str, ...]) -> str:
-    """``a``, ``a and b``, ``a, b and c``."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else list(names))

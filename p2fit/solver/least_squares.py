@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from p2fit.laws.law import Array
-from p2fit.solver.problem import Index, Problem
+from p2fit.arrays import Array, Index
+from p2fit.solver.problem import Problem
 from p2fit.solver.starts import starts as find_starts
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]

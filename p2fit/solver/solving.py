@@ -1,4 +1,4 @@
-"""From a task to its optimum: weights, the solver, what is determined, the covariance."""
+"""From a task to its optimum: weights, the solver, what is determined."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from p2fit.curves.choosing import FitError, Options, Task
-from p2fit.laws.law import Array, LawError
+from p2fit.arrays import Array, Index
+from p2fit.curves.choosing import Task
+from p2fit.curves.options import Options
+from p2fit.errors import FitError, LawError
+from p2fit.solver.build import build
 from p2fit.solver.identify import Identification, Undetermined, identify
 from p2fit.solver.least_squares import Solution, minimise, residuals, settle, solve
-from p2fit.solver.problem import Index, Problem, build
-from p2fit.uncertainty.jackknife import Covariance, covariance
+from p2fit.solver.problem import Problem
 
 _FLAT = "the objective is flat there; a larger delta or squared loss may tell"
 
@@ -32,8 +34,6 @@ class Solved:
     """What the rows determine."""
     clusters: Index
     """Cluster of each row, ascending from 0, shape (n,)."""
-    covariance: Covariance | None
-    """Of the estimates; None where no interval can be given."""
     columns: Mapping[str, Array]
     """The law's inputs, each of shape (n,)."""
     frame: pl.DataFrame
@@ -96,8 +96,7 @@ def _solve(task: Task) -> Solved:
         found = identify(problem, solution.z, columns)
     if set(flat) - found.names:
         found = replace(found, undetermined=(*found.undetermined, Undetermined(flat, (_FLAT,))))
-    spread = covariance(problem, solution.z, clusters, found)
-    return Solved(problem, solution, found, clusters, spread, columns, frame, weighting)
+    return Solved(problem, solution, found, clusters, columns, frame, weighting)
 
 
 def _flat(problem: Problem, solution: Solution) -> tuple[str, ...]:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from p2fit.laws.law import Array
-from p2fit.solver.problem import Monomials, Problem
+from p2fit.arrays import Array
+from p2fit.solver.monomials import Monomials
+from p2fit.solver.problem import Problem
 
 if TYPE_CHECKING:
     from p2fit.solver.formula import Formula

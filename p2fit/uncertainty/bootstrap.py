@@ -21,9 +21,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from p2fit.laws.law import Array
+from p2fit.arrays import Array, Index
 from p2fit.solver.least_squares import minimise, residuals
-from p2fit.solver.problem import Index, Problem
+from p2fit.solver.problem import Problem
 from p2fit.uncertainty.jackknife import FAR, t_quantile
 
 Resample = Literal["wild", "runs"]

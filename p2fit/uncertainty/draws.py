@@ -10,42 +10,50 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from p2fit.laws.law import Array, evaluate
+from p2fit.arrays import Array
+from p2fit.laws.expression import evaluate
+from p2fit.laws.law import Law
 from p2fit.scales import SCALES, Residual
+from p2fit.solver.build import build
 from p2fit.solver.least_squares import minimise
-from p2fit.solver.problem import build
-
-if TYPE_CHECKING:
-    from p2fit.fit import Fit
 
 _LEVELS = 4  # values of each input, as many as the data have at most
 _FAR = 50.0  # on the scale: such losses say nothing, and their numbers overflow
 _ITERATIONS = 30
 
 
-def covariance_draws(fit: Fit, size: int, seed: int) -> dict[str, Array]:
+def covariance_draws(
+    law: Law,
+    at: Mapping[str, float],
+    covariance: Mapping[str, Any],
+    spans: Mapping[str, Mapping[str, float]],
+    *,
+    residual: Residual,
+    size: int,
+    seed: int,
+) -> dict[str, Array]:
     """Values of the free parameters, each of shape (size,).
 
     The losses are multivariate t about the fitted ones; the degrees of freedom are those of the
     clusters. Each point weighs as much as it is sure.
 
-    Raises:
-        LawError: a parameter has no finite value.
+    Args:
+        law, at: the law and the estimates of all its parameters.
+        covariance, spans: as in :class:`p2fit.Fit` (``data["range"]``).
+        residual: the scale that losses are drawn on.
     """
-    assert fit.covariance is not None
-    law, at, names = fit.law, fit.estimates(), fit.covariance["names"]
-    columns = _spread_points(fit)
+    names = covariance["names"]
+    columns = _spread_points(law, spans)
     centre = law.predict(at, columns)
     slopes = law.gradient(at, columns)
-    # Losses are drawn in their log, whatever the residual was; of another target as that.
-    residual: Residual = "log" if fit.target == "loss" else fit.options["residual"]
     scale = SCALES[residual]
     rows = np.stack([slopes[n] for n in names], axis=1) * scale.slope(centre)[:, None]
-    matrix = np.array(fit.covariance["matrix"])
+    matrix = np.array(covariance["matrix"])
     # A shift is in the units of its column, not a log or a power: as it stands, the rounding of a
     # variance of 1e17 tokens² would drown all others.
     plain = {*law.coefficients, *law.powers, *law.scales}
@@ -56,7 +64,7 @@ def covariance_draws(fit: Fit, size: int, seed: int) -> dict[str, Array]:
     lengths, axes = np.linalg.eigh(matrix / np.outer(unit, unit))
     moves = rows @ (axes * np.sqrt(np.maximum(lengths, 0.0)))  # of the scale, by unit normals
     rng = np.random.default_rng(seed)
-    freedom = max(fit.covariance["clusters"] - 1, 1)
+    freedom = max(covariance["clusters"] - 1, 1)
     normal = rng.standard_normal((size, len(names)))
     drawn = normal / np.sqrt(rng.chisquare(freedom, (size, 1)) / freedom) @ moves.T
     far = _FAR * scale.typical(centre)
@@ -77,17 +85,16 @@ def covariance_draws(fit: Fit, size: int, seed: int) -> dict[str, Array]:
     return problem.natural(found.z)
 
 
-def _spread_points(fit: Fit) -> dict[str, Array]:
+def _spread_points(law: Law, spans: Mapping[str, Mapping[str, float]]) -> dict[str, Array]:
     """The law's inputs at every combination of a few values within the data's range."""
-    own, levels = fit.law.varied, {}
-    for x, span in fit.data["range"].items():
+    own, levels = law.varied, {}
+    for x, span in spans.items():
         low, high = float(span["min"]), float(span["max"])
         count = min(int(span["distinct"]), _LEVELS) if x in own else 1
         space = np.geomspace if low > 0 else np.linspace
         levels[x] = space(low, high, count) if count > 1 else space(low, high, 3)[1:2]
     grid = np.array(list(itertools.product(*levels.values()))).reshape(-1, len(levels)).T
     columns = dict(zip(levels, grid))
-    law = fit.law
     bases = {b for t in law.terms for b, _ in t.powers} if law.monomial else set()
     inside = [np.broadcast_to(evaluate(b, columns) > 0, grid.shape[1]) for b in bases]
     kept = np.all([np.ones(grid.shape[1], bool), *inside], axis=0)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from p2fit.laws.law import Array, LawError
+from p2fit.arrays import Array
+from p2fit.errors import LawError
 from p2fit.scales import SCALES
 from p2fit.solver.least_squares import minimise
 from p2fit.solver.problem import Problem

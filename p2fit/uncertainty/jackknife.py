@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from p2fit.laws.law import Array
-from p2fit.solver.identify import Identification
+from p2fit.arrays import Array
 from p2fit.solver.problem import Problem
+from p2fit.solver.solving import Solved
 
 #: A coefficient's interval is open at an end further from the estimate than this factor.
 FAR = 1e6
@@ -123,19 +123,15 @@ class Covariance:
         return change
 
 
-def covariance(
-    problem: Problem, z: Array, clusters: Array, identification: Identification
-) -> Covariance | None:
+def covariance(solved: Solved) -> Covariance | None:
     """The CR3 covariance at the optimum; None where clusters do not outnumber parameters, or
     where all residuals are so far beyond delta that the objective has no curvature.
 
     A coefficient that ended at 0 counts as free: what it could have been is part of the spread.
-
-    Args:
-        clusters: cluster index of each row, shape (n,), ascending from 0 without gaps.
     """
+    problem, z, clusters = solved.problem, solved.solution.z, solved.clusters
     count = int(clusters[-1]) + 1
-    basis = identification.basis
+    basis = solved.identification.basis
     rank = basis.shape[1]
     if count <= rank or rank == 0:
         return None

@@ -18,17 +18,20 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from p2fit.curves.choosing import FitError, Source, Task, tasks
-from p2fit.laws.law import Array, Law
+from p2fit.arrays import Array
+from p2fit.curves.choosing import Source, Task, tasks
+from p2fit.errors import FitError
+from p2fit.laws.law import Law
+from p2fit.results import Result
+from p2fit.solver.build import build
 from p2fit.solver.least_squares import minimise, solve
-from p2fit.solver.problem import Problem, build
+from p2fit.solver.problem import Problem
 from p2fit.solver.solving import Solved, solve_task
-from p2fit.uncertainty.jackknife import FAR, Covariance, expected_curvature, t_quantile
+from p2fit.uncertainty.jackknife import FAR, Covariance, covariance, expected_curvature, t_quantile
 
 _STEPS = 8  # to where a parabola would cross the threshold
 _GROWTH = 0.25  # of a step, in terms of the distance from the optimum
@@ -45,7 +48,7 @@ Calibration = Literal["jackknife", "mean", "rows"]
 
 
 @dataclass(frozen=True)
-class Profile:
+class Profile(Result):
     """How the objective rises as one parameter moves away from its estimate."""
 
     parameter: str
@@ -101,46 +104,6 @@ class Profile:
         """Plain data for JSON; null where there is no number, never NaN."""
         return {**asdict(self), "group": dict(self.group), "asymmetry": self.asymmetry}
 
-    def __str__(self) -> str:
-        return self.summary()
-
-    def summary(self) -> str:
-        """The intervals as plain text, 100 columns wide."""
-        from p2fit.show.fit import text
-
-        return text(self)
-
-    def __rich__(self) -> Any:
-        return renderable([self])
-
-
-def renderable(profiles: Sequence[Profile]) -> Any:
-    """What rich prints: a table for each group of curves."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    from p2fit.show.fit import number
-
-    def cell(interval: Interval | None) -> str:
-        return " to ".join("open" if e is None else number(e) for e in interval or ()) or "—"
-
-    parts: list[Any] = []
-    for group, found in groupby(profiles, lambda p: p.group):
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
-        for title in ("parameter", "estimate", "95 % by profile", "95 % by jackknife", ""):
-            table.add_column(title, justify="right" if title == "estimate" else "left")
-        warnings: dict[str, None] = {}
-        for p in found:
-            cells = (number(p.estimate), cell(p.interval), cell(p.jackknife), p.note)
-            table.add_row(p.parameter, *cells)
-            warnings |= dict.fromkeys(p.warnings)
-        parts += [Text()] if parts else []
-        parts += [Text(", ".join(f"{k} = {v}" for k, v in group.items()))] if group else []
-        parts += [table, *([Text()] if warnings else [])]
-        parts += [Text.assemble(("warning: ", "yellow"), w) for w in warnings]
-    return Group(*parts)
-
 
 def profile(
     source: Source,
@@ -185,14 +148,14 @@ def profile(
 def profile_task(task: Task, names: Sequence[str]) -> Iterator[Profile]:
     """Profile these parameters of a task, one after the other."""
     solved = solve_task(task)
-    problem, found, spread = solved.problem, solved.identification, solved.covariance
+    problem, found, spread = solved.problem, solved.identification, covariance(solved)
     if len(problem.y) <= found.rank:
         raise FitError(
             f"{task.label}: {len(problem.y)} rows for {found.rank} determined directions leave no "
             "scatter to judge a rise of the objective by"
         )
     base = float(minimise(problem, solved.solution.z[None]).value[0])
-    thresholds, half = _calibrate(solved)
+    thresholds, half = _calibrate(solved, spread)
     for name in names:
         index = problem.names.index(name)
         warnings = [*task.warnings, *(str(u) for u in found.undetermined if name in u.parameters)]
@@ -231,10 +194,10 @@ def profile_task(task: Task, names: Sequence[str]) -> Iterator[Profile]:
         )
 
 
-def _calibrate(solved: Solved) -> tuple[Array, Array]:
+def _calibrate(solved: Solved, spread: Covariance | None) -> tuple[Array, Array]:
     """Threshold of each parameter, and how far off a parabola would cross it, each of shape (p,):
     in logs for a coefficient, in its own unit for one that is 0."""
-    problem, z, spread = solved.problem, solved.solution.z, solved.covariance
+    problem, z = solved.problem, solved.solution.z
     basis, rank = solved.identification.basis, solved.identification.rank
     bread = expected_curvature(problem, z)
     inner = basis @ np.linalg.pinv(basis.T @ bread @ basis) @ basis.T

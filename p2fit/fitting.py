@@ -1,0 +1,76 @@
+"""Fit a law to loss curves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
+
+from p2fit.curves.choosing import Source, tasks
+from p2fit.errors import FitError
+from p2fit.estimation import fit_task
+from p2fit.fit import Fit
+from p2fit.laws.law import Law
+from p2fit.solver.solving import solve_task
+
+# ---------------------------------------------------------------- fitting
+
+
+def fit(source: Source, law: str | Law | None = None, **options: Any) -> Fit:
+    """Fit one law to one set of loss curves. Options are those of :func:`fit_each`.
+
+    Raises:
+        FitError: also when the curves form several groups (choose with ``where``, fit each with
+            :func:`fit_each`, or pool them with ``pool=True``).
+    """
+    fits = fit_each(source, law, **options)
+    if len(fits) > 1:
+        groups = "; ".join(", ".join(f"{k} = {v}" for k, v in f.group.items()) for f in fits)
+        raise FitError(
+            f"the curves form {len(fits)} groups ({groups}): "
+            "use fit_each, choose one with where, or pass pool=True"
+        )
+    return fits[0]
+
+
+def fit_each(
+    source: Source,
+    law: str | Law | None = None,
+    *,
+    backend: str = "least-squares",
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> list[Fit]:
+    """Fit one law to each group of loss curves.
+
+    Args:
+        source: a CSV file (``-`` for standard input), a table, or :class:`Curves`.
+        law: a name from :data:`LAWS`, a formula, or a :class:`Law`; None: by the columns.
+        backend: ``least-squares``; ``bayes`` for the posterior by NUTS, or ``laplace`` for a quick
+            approximation of it (both need the extra ``bayes``).
+        progress: called with resamples or draws done and in all.
+        options: the fields of :class:`Options`; for the Bayesian backends also those of
+            :class:`p2fit.BayesOptions`.
+
+    Returns:
+        One :class:`Fit` per group, in the order of the groups' values.
+
+    Raises:
+        CurvesError, FitError, LawError: what is wrong with the file, the request, the law.
+    """
+    if backend in ("bayes", "laplace"):
+        from p2fit.bayes.fitting import fit_bayes
+
+        return fit_bayes(source, law, cast("Any", backend), progress, options)
+    if backend != "least-squares":
+        raise FitError(f"backend is {backend!r}: use least-squares, bayes or laplace")
+    fits = []
+    for task in tasks(source, law, **options):
+        solved = solve_task(task)
+        found = fit_task(task, progress, solved)
+        if solved.identification.undetermined:
+            from p2fit.uncertainty.equally_good import members
+
+            found = replace(found, equally_good=members(solved))
+        fits.append(found)
+    return fits

@@ -1,0 +1,89 @@
+"""Draw a fit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, get_args
+
+from p2fit.curves.choosing import Source
+from p2fit.errors import FitError
+from p2fit.fit import Fit
+from p2fit.pictures.checks import draw_profiles
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Kind = Literal[
+    "curves",
+    "observed",
+    "residuals",
+    "contours",
+    "saturation",
+    "compute",
+    "draws",
+    "profile",
+]
+KINDS: tuple[str, ...] = get_args(Kind)
+
+#: Nats per token that a doubling of the tokens must gain to be worth it, unless said otherwise.
+GAIN = 0.01
+
+
+def plot(
+    fit: Fit, kind: Kind = "curves", *, curves: Source | None = None, gain: float = GAIN
+) -> Figure:
+    """Draw a fit, also one that was loaded from a file.
+
+    Args:
+        kind: ``curves``: loss along the tokens, with the fitted curves and their 95 % intervals,
+            what lies beyond the data shaded. ``observed``: observed against predicted loss.
+            ``residuals``: what the law misses, against each input. ``contours``: lines of equal
+            loss over size and tokens (rate and tokens for laws with a pruning rate), and for
+            pre-training laws the compute-optimal path. ``saturation``: the curves until more tokens
+            hardly help, and their limits. ``compute``: the best split of compute between size and
+            tokens. ``draws``: every pair of parameters, as
+            the fit is unsure of them. ``profile``: how the objective rises as each parameter is
+            moved.
+        curves: the rows that the fit was made of; None: they are read again from the file that
+            it names, which must not have changed.
+        gain: for ``saturation``, nats per token: a curve is saturated where a doubling of the
+            tokens gains less.
+
+    Returns:
+        A matplotlib figure; ``figure.savefig("curves.png")`` writes it.
+
+    Raises:
+        FitError: matplotlib is not installed, the rows are not there any more or have changed, or
+            this fit has nothing of that kind to draw.
+        CurvesError: the file has faults.
+    """
+    if kind not in KINDS:
+        raise FitError(f"{kind!r} is not a picture; there are {', '.join(KINDS)}")
+    if kind == "draws":
+        from p2fit.pictures.draws import draw_draws
+
+        return draw_draws(fit)
+    if kind in ("contours", "saturation", "compute"):
+        fit.of_loss(f"a picture of kind {kind}")
+    task = fit.task(curves)
+    if kind == "profile":
+        from p2fit.uncertainty.profiles import profile_task
+
+        return draw_profiles(list(profile_task(task, task.law.free)))
+    if kind == "contours":
+        from p2fit.pictures.surfaces import draw_contours
+
+        return draw_contours(fit, task.frame)
+    if kind in ("saturation", "compute"):
+        from p2fit.pictures import plans
+
+        if kind == "compute":
+            return plans.draw_compute(fit, task.frame)
+        return plans.draw_saturation(fit, task.frame, gain)
+    from p2fit.pictures import fits
+
+    drawn = {
+        "curves": fits.draw_curves,
+        "observed": fits.draw_observed,
+        "residuals": fits.draw_residuals,
+    }
+    return drawn[kind](fit, task.frame)

@@ -1,0 +1,231 @@
+"""Make the page.
+
+The page is made of the same functions as everything else (fit, validate, compare, plan, plot); it
+holds no date, loads nothing, and the same input gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from p2fit import __version__
+from p2fit.curves.choosing import Source, Stdin, Task
+from p2fit.errors import FitError, LawError
+from p2fit.fit import Fit
+from p2fit.fitting import fit_each
+from p2fit.judging.comparison import compare
+from p2fit.judging.scores import Validation
+from p2fit.judging.validation import validate
+from p2fit.laws.law import Law
+from p2fit.pictures.plot import GAIN
+from p2fit.pictures.style import svg
+from p2fit.plan.compute import ComputePlan, plan_compute
+from p2fit.plan.tokens import TokensPlan, plan_tokens
+from p2fit.reporting import captions, words
+from p2fit.reporting.command import command as reproduce
+from p2fit.reporting.mathml import formula, symbol
+from p2fit.reporting.section import Picture, Section
+from p2fit.reporting.themes import VARIABLES, themed
+
+#: Groups that have all pictures; of more, each has its curves only, so that the page stays small.
+FULLY = 8
+FOLDS = 10
+#: Models at most in the table of tokens.
+MODELS = 12
+#: Of more rows no laws are compared.
+MOST_ROWS = 20_000
+
+
+def report(
+    source: Source | Fit | Sequence[Fit],
+    law: str | Law | None = None,
+    *,
+    curves: Source | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> str:
+    """Fit loss curves, put the fit to the test, and say it all on one HTML page.
+
+    Args:
+        source: loss curves, as in :func:`p2fit.fit_each`, or what it returned.
+        law: as in :func:`p2fit.fit_each`; of fits it is theirs.
+        curves: for fits: their curves, where these are not where the fits found them.
+        progress: called with steps done and in all.
+        options: the fields of :class:`p2fit.Options`; of fits they are theirs.
+
+    Returns:
+        The page: a whole document that loads nothing from anywhere.
+
+    Raises:
+        FitError: also where matplotlib or Jinja is not installed.
+        CurvesError, LawError: what is wrong with the file or the law.
+    """
+    page = _template()
+    if isinstance(source, Fit):
+        source = [source]
+    if isinstance(source, Sequence) and not isinstance(source, str):
+        if law is not None or options:
+            raise FitError("a report on fits takes law and options from them")
+        fits = list(source)
+    else:
+        if isinstance(source, str) and source == "-":
+            source = Stdin()
+        curves = curves or source
+        fits = fit_each(source, law, **options)
+    for fit in fits:
+        fit.of_loss("a report")
+    steps = itertools.count(1)
+
+    def tick() -> None:
+        if progress is not None:
+            progress(next(steps), 3 * len(fits))
+
+    sections = []
+    for i, fit in enumerate(fits):
+        sections.append(_section(fit, curves, i, len(fits), tick))
+    text: str = page.render(
+        sections=sections,
+        first=fits[0],
+        variables=VARIABLES,
+        command=reproduce(fits[0]),
+        version=__version__,
+        formula=formula,
+        symbol=symbol,
+        words=words,
+    )
+    return text
+
+
+def _template() -> Any:
+    try:
+        import jinja2
+    except ImportError:
+        raise FitError("a report needs Jinja: pip install 'p2fit[report]'") from None
+    place = jinja2.Environment(
+        loader=jinja2.PackageLoader("p2fit.reporting", "."),
+        autoescape=True,  # names of runs, columns and files may hold anything
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return place.get_template("page.html")
+
+
+def _section(
+    fit: Fit, curves: Source | None, index: int, of: int, tick: Callable[[], None]
+) -> Section:
+    task = fit.task(curves)
+    own = replace(task.curves, frame=task.frame)
+    request = fit.request()
+    for done in ("columns", "where", "min_tokens", "burn_in", "subtract_control"):
+        request.pop(done, None)  # in these rows already
+    request |= {"by": list(fit.group) or None, "pool": not fit.group, "bootstrap": 0}
+    validations, skipped = [], []
+    for holdout in _holdouts(fit):
+        try:
+            validations += validate(own, fit.law, holdout=[holdout], **request)
+        except FitError as error:
+            skipped.append((holdout, str(error).rpartition(f"{holdout}: ")[2]))
+    tick()
+    comparison, why_not = None, ""
+    try:
+        if fit.law.name == "custom":
+            raise FitError("the law is the user's own: p2fit compare takes it beside others")
+        if task.frame.height > MOST_ROWS:
+            raise FitError(f"more than {MOST_ROWS} rows take long; p2fit compare does it")
+        request |= {"fix": dict(fit.law.fixed), "tie": dict(fit.law.tied)}
+        (comparison,) = compare(own, **request)
+        if fit.law.name not in [s.law.name for s in comparison.scores]:
+            comparison, why_not = None, "the other laws do not read the inputs that vary here"
+    except (FitError, LawError) as error:
+        why_not = str(error).rpartition(f"{own.source}: ")[2]
+    tick()
+    tokens, split, no_plan = _plans(fit, task)
+    pictures = _pictures(fit, task, validations, f"g{index + 1}", of <= FULLY)
+    tick()
+    return Section(
+        fit=fit,
+        title=words.group(fit) if of > 1 else "",
+        anchor=f"g{index + 1}",
+        validations=validations,
+        skipped=skipped,
+        comparison=comparison,
+        why_not=why_not,
+        tokens=tokens,
+        compute=split,
+        no_plan=no_plan,
+        pictures=pictures,
+    )
+
+
+def _holdouts(fit: Fit) -> list[str]:
+    """As p2fit validate does, with random parts of the runs where one by one would take long."""
+    last = f"k-fold:{min(FOLDS, max(fit.data['runs'], 2))}"
+    if "pruning_rate" in fit.law.inputs:
+        last = "pruning_rate:largest"
+    return ["checkpoints:0.2", "params:largest", last]
+
+
+def _plans(fit: Fit, task: Task) -> tuple[list[TokensPlan], ComputePlan | None, str]:
+    """Tokens for models as in the data, the best split of compute, and why neither."""
+    from p2fit.pictures.fits import divide
+    from p2fit.pictures.plans import compute_path, typical_inputs
+    from p2fit.pictures.style import Steps, spread
+
+    frame, no_plan = task.frame, ""
+    tokens: list[TokensPlan] = []
+    if "tokens" not in fit.law.inputs:
+        return tokens, None, f"{fit.law.name} does not read tokens: there are none to plan"
+    rest, _, parts = divide(fit, frame, "tokens")
+    steps = Steps(rest[-1], frame[rest[-1]].to_numpy()) if rest else None
+    split: ComputePlan | None = None
+    try:
+        points = [at for part in parts for _, at in typical_inputs(fit, part, steps)]
+        for at in spread(points, MODELS):
+            try:  # the curves have a row right after pruning
+                found = plan_tokens(fit, at, gain=[GAIN], recover=[0.9], curves=task.curves)
+            except FitError:
+                found = plan_tokens(fit, at, gain=[GAIN])
+            tokens.append(found)
+        _, spent = compute_path(fit, frame)
+        first, last = (math.floor(math.log10(c)) for c in (spent.min(), spent.max()))
+        split = plan_compute(fit, [10.0**power for power in range(first + 1, last + 4)])
+    except (FitError, LawError) as error:
+        no_plan = str(error)
+    return tokens, split, no_plan
+
+
+def _pictures(
+    fit: Fit, task: Task, validations: Sequence[Validation], anchor: str, fully: bool
+) -> dict[str, Picture]:
+    from p2fit.pictures import fits, plans, surfaces
+    from p2fit.pictures.checks import draw_validation
+    from p2fit.pictures.draws import draw_draws
+
+    makers: dict[str, Callable[[], Any]] = {"curves": lambda: fits.draw_curves(fit, task.frame)}
+    if fully:
+        makers |= {
+            "observed": lambda: fits.draw_observed(fit, task.frame),
+            "residuals": lambda: fits.draw_residuals(fit, task.frame),
+            "holdouts": lambda: draw_validation(validations),
+            "contours": lambda: surfaces.draw_contours(fit, task.frame),
+            "draws": lambda: draw_draws(fit),
+            "saturation": lambda: plans.draw_saturation(fit, task.frame, GAIN),
+            "compute": lambda: plans.draw_compute(fit, task.frame),
+        }
+    found = {}
+    for kind, make in makers.items():
+        try:
+            drawing = svg(make())
+        except (FitError, LawError):  # there is nothing of this kind to draw
+            continue
+        found[kind] = Picture(
+            themed(drawing, f"{anchor}-{kind}"),
+            captions.alt(kind, fit, task),
+            captions.CAPTIONS[kind],
+        )
+    return found

@@ -1,0 +1,19 @@
+"""Words that many messages share."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+
+def suggest(name: str, header: Collection[str]) -> str:
+    """The end of a message about a column that is not there."""
+    import difflib  # only faults need it
+
+    close = difflib.get_close_matches(name, header)
+    question = f"; did you mean {' or '.join(close)}?" if close else ";"
+    return f"{question} the columns are {', '.join(header)}" if header else ""
+
+
+def join(names: tuple[str, ...]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else list(names))
