@@ -34,8 +34,8 @@ from peers import CSV, DELTA, as_peer
 from scipy.optimize import minimize
 
 import p2fit
-from p2fit.curves.choosing import tasks
-from p2fit.solver.solving import Solved, solve_task
+from p2fit.curves.choosing import datasets
+from p2fit.solver.solving import Solved, solve_dataset
 from p2fit.uncertainty.bootstrap import bootstrap, draw_weights
 
 #: Resamples of the command and of p2fit in process; BFGS takes its time for so few of them.
@@ -110,7 +110,7 @@ def in_process(data: pl.DataFrame) -> tuple[list[Row], list[Row]]:
     from autograd import grad
 
     print("  refits in process", flush=True)
-    solved = solve_task(tasks(data, "chinchilla")[0])
+    solved = solve_dataset(datasets(data, "chinchilla")[0])
     frame = solved.frame
     size, tokens, loss = (frame[c].to_numpy() for c in ("params", "tokens", "loss"))
     optimum = _as_theirs(solved, solved.solution.z[None])[0]
@@ -234,7 +234,7 @@ def beside_jax(law: str = "chinchilla") -> str:
     importing = loading["jax"] - loading["numpy"]
     for n, count in SHAPES:
         print(f"  NumPy and JAX, {n} rows, {count} resamples", flush=True)
-        solved = solve_task(tasks(simulated(n), law)[0])
+        solved = solve_dataset(datasets(simulated(n), law)[0])
         start = time.perf_counter()
         refit = compiled(solved.problem, solved.solution.z, count)
         compiling = time.perf_counter() - start

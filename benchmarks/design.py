@@ -15,7 +15,7 @@ import polars as pl
 from common import TRUTH, Row, setting, table
 
 import p2fit
-from p2fit.curves.points import crossed
+from p2fit.curves.points import crossed_points
 
 SEEDS = 50
 #: Noise of log loss, and its correlation along a run.
@@ -171,7 +171,7 @@ def along(
     levels: Mapping[str, Sequence[float]], tokens: Sequence[float], name: str
 ) -> pl.DataFrame:
     """Runs of eight checkpoints, from a fiftieth of their tokens on."""
-    ends = crossed({**levels, "tokens": tokens})
+    ends = crossed_points({**levels, "tokens": tokens})
     frame = pl.DataFrame(ends).with_columns(
         base_loss=2.5, run=pl.format(f"{name}-{{}}", pl.int_range(pl.len()))
     )
@@ -182,8 +182,8 @@ def along(
 def dense() -> Study:
     """Chinchilla: small models with one row each; wanted: a model a hundred times as dear."""
     truth = {"E": 1.8, "A": 480.0, "alpha": 0.348, "B": 2100.0, "beta": 0.366}
-    pilot = crossed({"params": (50e6, 100e6, 200e6), "tokens": (1e9, 2e9, 4e9, 8e9)})
-    more = crossed(
+    pilot = crossed_points({"params": (50e6, 100e6, 200e6), "tokens": (1e9, 2e9, 4e9, 8e9)})
+    more = crossed_points(
         {
             "params": (25e6, 50e6, 100e6, 200e6, 400e6, 800e6, 1.6e9),
             "tokens": (0.5e9, 1e9, 2e9, 4e9, 8e9, 16e9, 32e9),

@@ -16,11 +16,11 @@ import numpy as np
 import polars as pl
 from common import DESIGN, HERE, setting, simulate, table, target, times
 
-from p2fit.bayes.fitting import BayesOptions, put_on
+from p2fit.bayes.fitting import BayesOptions, build_posterior
 from p2fit.bayes.posterior import Posterior
 from p2fit.bayes.pymc import pymc_model
 from p2fit.bayes.sampling import prepare, sample
-from p2fit.curves.choosing import tasks
+from p2fit.curves.choosing import datasets
 
 # numba, which nutpie imports, takes any module of this name for the package: here, a benchmark.
 sys.modules["coverage"] = None  # type: ignore[assignment]
@@ -135,7 +135,7 @@ def measure() -> str:
     }
     rows, speed = [], {}
     for data, (frame, law) in sets.items():
-        _, own, start = put_on(tasks(frame, law)[0], BayesOptions())
+        _, own, start = build_posterior(datasets(frame, law)[0], BayesOptions())
         for name, run in samplers.items():
             if name == "PyMC, plain" and law != "chinchilla":
                 continue

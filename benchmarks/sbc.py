@@ -19,7 +19,7 @@ import numpy as np
 from common import setting, table
 
 from p2fit import LAWS
-from p2fit.bayes.build import posterior, trusted
+from p2fit.bayes.build import posterior, student_weights
 from p2fit.bayes.posterior import Posterior
 from p2fit.bayes.sampling import prepare, sample
 from p2fit.solver.build import build
@@ -88,7 +88,7 @@ def replicate(own: Posterior, number: int, seed: int = 0) -> tuple[Any, bool]:
             break
     trust = own.trust
     if own.clusters is not None:
-        trust = trusted(log_loss - np.log(own.fitted(truth)), own.clusters, own.noise)
+        trust = student_weights(log_loss - np.log(own.fitted(truth)), own.clusters, own.noise)
     own = replace(own, log_loss=log_loss, trust=trust)
     coordinates, mode = prepare(own, truth)
     chains = sample(

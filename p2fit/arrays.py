@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-
-
-def finite(value: float) -> float | None:
-    """The number, or None where it is none."""
-    return float(value) if math.isfinite(value) else None
-
-
 Index = np.ndarray[Any, np.dtype[np.int64]]
+
+
+def finite(value: Any) -> float | None:
+    """The number, or None where it is none."""
+    return float(value) if value is not None and math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""From a task to its :class:`Fit` by least squares."""
+"""From a dataset to its :class:`Fit` by least squares."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 import polars as pl
 
 from p2fit import metrics
-from p2fit.arrays import Array, Index
-from p2fit.curves.choosing import Task
+from p2fit.arrays import Array, Index, finite
+from p2fit.curves.choosing import Dataset
 from p2fit.curves.options import Options
 from p2fit.laws.table import LAWS
 from p2fit.solver.identify import Identification
 from p2fit.solver.least_squares import Solution, minimise
 from p2fit.solver.problem import Problem
-from p2fit.solver.solving import Solved, solve_task
+from p2fit.solver.solving import Solved, solve_dataset
 from p2fit.uncertainty.jackknife import Covariance, covariance
 
 if TYPE_CHECKING:
@@ -28,18 +28,18 @@ from p2fit.fit import Estimate, Fit
 _SHARES = (0.1, 0.2)  # of each run's tokens, dropped to see whether the exponents stay put
 
 
-def fit_task(
-    task: Task,
+def fit_dataset(
+    dataset: Dataset,
     progress: Callable[[int, int], None] | None = None,
     solved: Solved | None = None,
 ) -> Fit:
-    """Fit the law of a task to its rows, without the search for equally good parameters.
+    """Fit the law of a dataset to its rows, without the search for equally good parameters.
 
     Args:
         progress: called with resamples done and in all.
-        solved: the task's optimum, where it is known already.
+        solved: the dataset's optimum, where it is known already.
     """
-    solved, options = solved or solve_task(task), task.options
+    solved, options = solved or solve_dataset(dataset), dataset.options
     problem, solution, found = solved.problem, solved.solution, solved.identification
     spread, frame, columns = covariance(solved), solved.frame, solved.columns
     draws = None
@@ -58,9 +58,9 @@ def fit_task(
             progress=progress,
         )
     return Fit(
-        law=task.law,
+        law=dataset.law,
         backend="least-squares",
-        group=dict(task.group),
+        group=dict(dataset.group),
         parameters=_estimates(problem, solution.z, found, spread, draws),
         objective=solution.value,
         converged=solution.converged,
@@ -88,22 +88,22 @@ def fit_task(
         equally_good=(),
         sensitivity=_sensitivity(problem, solution, frame) if not found.undetermined else {},
         data={
-            "source": task.curves.source,
-            "sha256": task.curves.sha256,
-            "columns": dict(task.curves.renamed),
-            "rows": frame.height + sum(task.excluded.values()),
+            "source": dataset.curves.source,
+            "sha256": dataset.curves.sha256,
+            "columns": dict(dataset.curves.renamed),
+            "rows": frame.height + sum(dataset.excluded.values()),
             "used": frame.height,
             "runs": frame["run"].n_unique(),
-            "excluded": dict(task.excluded),
-            "chosen": task.why,
-            "control": task.control,
+            "excluded": dict(dataset.excluded),
+            "chosen": dataset.why,
+            "control": dataset.control,
             "range": {
                 x: {"min": v.min(), "max": v.max(), "distinct": frame[x].n_unique()}
                 for x, v in columns.items()
             },
         },
         options={**options.recorded(), **solved.weighting},
-        warnings=(*_warn(solved, spread, options), *task.warnings),
+        warnings=(*_warn(solved, spread, options), *dataset.warnings),
     )
 
 
@@ -147,12 +147,12 @@ def _estimates(
         stderr, interval = None, None
         if spread is not None and name not in found.names:
             stderr, low, high = spread.interval(i) if draws is None else draws.interval(i)
-            interval = (_end(low), _end(high))
+            interval = (finite(low), finite(high))
             stderr = None if interval == (None, None) else stderr
         at_bound = bool(z[i] <= problem.lower[i] or z[i] >= problem.upper[i])
         result[name] = Estimate(
-            estimate=_end(values[name]),
-            stderr=None if at_bound else _end(stderr),
+            estimate=finite(values[name]),
+            stderr=None if at_bound else finite(stderr),
             interval=interval,
             identified=name not in found.names,
             at_bound=at_bound,
@@ -181,10 +181,6 @@ def _account(problem: Problem, draws: Draws) -> dict[str, Any]:
         "lost_level": draws.lost,
         "at_bound": at,
     }
-
-
-def _end(value: float | None) -> float | None:
-    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def _sensitivity(

@@ -24,7 +24,7 @@ import numpy as np
 
 from p2fit import __version__
 from p2fit.arrays import Array
-from p2fit.curves.choosing import Source, Task, tasks
+from p2fit.curves.choosing import Dataset, Source, datasets
 from p2fit.curves.options import Options
 from p2fit.errors import FRAME, FitError, LawError
 from p2fit.files import write_text
@@ -297,7 +297,7 @@ class Fit(Result):
             **{name: self.options[name] for name in own},
         }
 
-    def task(self, curves: Source | None = None) -> Task:
+    def dataset(self, curves: Source | None = None) -> Dataset:
         """The rows that it was fitted to, chosen as then, and how.
 
         Args:
@@ -312,12 +312,12 @@ class Fit(Result):
             if data["source"] in (FRAME, "<stdin>"):
                 raise FitError(f"the fit was made of {data['source']}: say where the curves are")
             source = Path(data["source"])
-        found = tasks(source, self.law, **self.request())
-        task = next((t for t in found if dict(t.group) == dict(self.group)), None)
+        found = datasets(source, self.law, **self.request())
+        dataset = next((t for t in found if dict(t.group) == dict(self.group)), None)
         moved = isinstance(source, str | Path) and found[0].curves.sha256 != data["sha256"]
-        if moved or task is None or task.frame.height != data["used"]:
+        if moved or dataset is None or dataset.frame.height != data["used"]:
             raise FitError(f"{found[0].curves.source}: not the rows of this fit: fit again")
-        return task
+        return dataset
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; null where there is no number, never NaN."""

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
-from p2fit.curves.choosing import Source, tasks
+from p2fit.curves.choosing import Source, datasets
 from p2fit.errors import FitError
-from p2fit.estimation import fit_task
+from p2fit.estimation import fit_dataset
 from p2fit.fit import Fit
 from p2fit.laws.law import Law
-from p2fit.solver.solving import solve_task
+from p2fit.solver.solving import solve_dataset
 
 # ---------------------------------------------------------------- fitting
 
@@ -65,9 +65,9 @@ def fit_each(
     if backend != "least-squares":
         raise FitError(f"backend is {backend!r}: use least-squares, bayes or laplace")
     fits = []
-    for task in tasks(source, law, **options):
-        solved = solve_task(task)
-        found = fit_task(task, progress, solved)
+    for dataset in datasets(source, law, **options):
+        solved = solve_dataset(dataset)
+        found = fit_dataset(dataset, progress, solved)
         if solved.identification.undetermined:
             from p2fit.uncertainty.equally_good import members
 

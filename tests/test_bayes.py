@@ -24,7 +24,7 @@ from p2fit.bayes.posterior import Posterior
 from p2fit.bayes.priors import parse
 from p2fit.bayes.pymc import pymc_model
 from p2fit.cli import main
-from p2fit.curves.choosing import tasks
+from p2fit.curves.choosing import datasets
 from p2fit.errors import FitError
 from p2fit.laws.table import LAWS
 from p2fit.solver.build import build
@@ -45,8 +45,8 @@ PUBLISHED = {
 
 def built(source: Any, law: str | None = None, **options: Any) -> tuple[Posterior, Any]:
     own = {k: options.pop(k) for k in ("noise", "prior") if k in options}
-    task = tasks(source, law, **options)[0]
-    _, found, start = fitting.put_on(task, fitting.BayesOptions(**own))
+    dataset = datasets(source, law, **options)[0]
+    _, found, start = fitting.build_posterior(dataset, fitting.BayesOptions(**own))
     return found, start
 
 

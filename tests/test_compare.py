@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from p2fit import FitError, fit, get_law
 from p2fit.cli import main
-from p2fit.curves.choosing import tasks
+from p2fit.curves.choosing import datasets
 from p2fit.judging.comparison import Comparison, _folds, _left_out, compare
 from tests import simulate
 
@@ -75,8 +75,8 @@ def test_a_run_never_helps_to_predict_itself(dense: dict[str, Any]) -> None:
     off = {**dense, "loss": np.where(np.arange(16) == 3, 3, 1) * dense["loss"]}
     predicted = []
     for curves in (dense, off):
-        [task] = tasks(curves, "chinchilla", loss="squared")
-        fitted, faults = _left_out(task, _folds(task)[1], lambda: None)
+        [dataset] = datasets(curves, "chinchilla", loss="squared")
+        fitted, faults = _left_out(dataset, _folds(dataset)[1], lambda: None)
         assert not faults
         predicted.append(fitted)
     gap = np.abs(predicted[0] / predicted[1] - 1)

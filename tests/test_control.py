@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import p2fit
 from p2fit.cli import main
-from p2fit.curves.control import subtracted
+from p2fit.curves.control import subtract_control
 from tests.simulate import P2
 
 TOKENS = np.geomspace(5e7, 1e9, 8)
@@ -89,9 +89,9 @@ def test_taking_off_the_control_does_not_depend_on_the_order_of_runs(
     table = curves(drift, seeds=(0,))
     runs = table["run"].unique(maintain_order=True).to_list()
     shuffled = pl.concat([table.filter(pl.col("run") == runs[i]) for i in order])
-    found, without = subtracted(shuffled)
+    found, without = subtract_control(shuffled)
     assert not without
-    expected, _ = subtracted(table)
+    expected, _ = subtract_control(table)
     assert found.sort("run", "tokens").equals(expected.sort("run", "tokens"))
     still = expected.filter(pl.col("pruning_rate") == 0)
     np.testing.assert_allclose(still["loss"], still["base_loss"], rtol=1e-12)

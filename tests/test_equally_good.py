@@ -10,16 +10,16 @@ import pytest
 
 import p2fit
 from p2fit.arrays import Array
-from p2fit.curves.choosing import tasks
+from p2fit.curves.choosing import datasets
 from p2fit.errors import LawError
 from p2fit.laws.table import LAWS
-from p2fit.solver.solving import Solved, solve_task
+from p2fit.solver.solving import Solved, solve_dataset
 from p2fit.uncertainty.equally_good import prediction_range
 from tests import simulate
 
 
 def solved(table: dict[str, Any], law: str, **options: Any) -> Solved:
-    return solve_task(tasks(table, law, **options)[0])
+    return solve_dataset(datasets(table, law, **options)[0])
 
 
 def ends(found: tuple[Array, Array] | None) -> tuple[Array, Array]:
@@ -141,7 +141,7 @@ def test_a_saved_fit_carries_the_range(tmp_path: Path) -> None:
     there = {"params": 3e9, "pruning_rate": 0.25, "base_loss": 2.7, "tokens": 1e9}
     inside = {**there, "params": 1.5e9}
     found, known = saved.range(there), saved.range(inside)
-    exact = prediction_range(solve_task(tasks(table)[0]), there)
+    exact = prediction_range(solve_dataset(datasets(table)[0]), there)
     assert found is not None
     assert known is not None
     assert exact is not None

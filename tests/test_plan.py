@@ -19,8 +19,8 @@ import p2fit
 from p2fit.cli import main
 from p2fit.plan import compute
 from p2fit.plan.quantities import Quantity, spread
-from p2fit.plan.tokens import closed, searched
-from p2fit.show.parts import reach
+from p2fit.plan.tokens import tokens_by_search, tokens_in_closed_form
+from p2fit.show.parts import or_never
 from tests import simulate
 from tests import test_formulas as formulas
 
@@ -60,8 +60,8 @@ def exact(law: str, **truth: float) -> p2fit.Fit:
     [("loss", 2.95), ("loss", 2.9), ("gain", 0.01), ("gain", 0.2), ("gain per billion", 1e-3)],
 )
 def test_closed_form_against_search(pruned: p2fit.Fit, kind: str, asked: float) -> None:
-    by_form = spread(pruned, lambda p: closed(pruned.law, p, POINT, asked, kind))  # type: ignore[arg-type,return-value]
-    by_search = spread(pruned, lambda p: searched(pruned.law, p, POINT, asked, kind))
+    by_form = spread(pruned, lambda p: tokens_in_closed_form(pruned.law, p, POINT, asked, kind))  # type: ignore[arg-type,return-value]
+    by_search = spread(pruned, lambda p: tokens_by_search(pruned.law, p, POINT, asked, kind))
     assert by_form.value == pytest.approx(by_search.value, rel=1e-9)
     assert by_form.draws is not None
     assert by_search.draws is not None
@@ -153,7 +153,9 @@ def test_a_law_without_closed_form() -> None:
     law = "base_loss + pruning_rate^g * (D_C/tokens^beta + T/tokens + E)"
     fit = p2fit.fit(table, law)
     assert (
-        closed(fit.law, {n: np.array([v]) for n, v in fit.estimates().items()}, POINT, 3, "loss")
+        tokens_in_closed_form(
+            fit.law, {n: np.array([v]) for n, v in fit.estimates().items()}, POINT, 3, "loss"
+        )
         is None
     )
     at = {"pruning_rate": 0.3, "base_loss": 2.6}
@@ -459,7 +461,7 @@ def test_commands_are_the_functions(pruned: p2fit.Fit, dense: p2fit.Fit, tmp_pat
     assert each == f"{plans[0]}\n{plans[1]}"
     rows = [line.split() for line in every.splitlines()[-2:]]
     assert rows == [
-        [f"{plan.at['pruning_rate']}", *(reach(goal.tokens.value, 3) for goal in plan.goals)]
+        [f"{plan.at['pruning_rate']}", *(or_never(goal.tokens.value, 3) for goal in plan.goals)]
         for plan in plans
     ]
     dense.save(file)

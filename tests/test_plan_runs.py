@@ -15,13 +15,13 @@ from click.testing import CliRunner
 
 import p2fit
 from p2fit.cli import main
-from p2fit.curves.points import crossed
+from p2fit.curves.points import crossed_points
 from tests import simulate
 
 MODELS = pl.DataFrame(
     {"name": ["1B", "3B", "2B"], "params": [1e9, 3e9, 2e9], "base_loss": [2.8, 2.6, 2.7]}
 )
-DESIGN = crossed(
+DESIGN = crossed_points(
     {
         "params": [5e8, 1e9, 3e9, 8e9],
         "pruning_rate": [0.1, 0.2, 0.5],
@@ -191,7 +191,7 @@ def test_budgets_and_costs(pruned: p2fit.Fit) -> None:
 
 
 def test_posterior_or_bootstrap_or_covariance(chinchilla: pl.DataFrame) -> None:
-    design = crossed({"params": [1e8, 1e9, 1e10], "tokens": [1e10, 1e11]})
+    design = crossed_points({"params": [1e8, 1e9, 1e10], "tokens": [1e10, 1e11]})
     wanted = {"params": 7e10, "tokens": 1.4e12}
     errors = []
     for bootstrap in (0, 500):

@@ -162,10 +162,10 @@ def test_options_of_the_fit_choose_the_same_rows(tmp_path: Path) -> None:
     options: Any = {"by": ["train_set"], "where": "tokens > 1e9", "columns": {"loss": "loss_lo95"}}
     for fit in p2fit.fit_each(path, min_tokens=2e9, **options):
         fit.save(tmp_path / "fit.json")
-        task = p2fit.load(tmp_path / "fit.json").task()  # type: ignore[union-attr]
-        assert task.frame.height == fit.data["used"]
-        assert fit.predict(task.frame.to_dict()).shape == (fit.data["used"],)
-        assert float(task.frame["tokens"].min()) >= 2e9  # type: ignore[arg-type]
+        dataset = p2fit.load(tmp_path / "fit.json").dataset()  # type: ignore[union-attr]
+        assert dataset.frame.height == fit.data["used"]
+        assert fit.predict(dataset.frame.to_dict()).shape == (fit.data["used"],)
+        assert float(dataset.frame["tokens"].min()) >= 2e9  # type: ignore[arg-type]
 
 
 def test_one_of_several_fits_is_chosen(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from p2fit.arrays import Array, Index
-from p2fit.bayes.priors import DEGREES, SCATTER, TERM, Prior, role, stated
+from p2fit.bayes.priors import DEGREES, SCATTER, TERM, Prior, default_prior, range_priors
 from p2fit.solver.least_squares import residuals
 from p2fit.solver.monomials import Monomials
 from p2fit.solver.problem import Problem
@@ -45,9 +45,9 @@ def posterior(
     from p2fit.bayes.formulas import FormulaPosterior, Part, inner
     from p2fit.bayes.terms import MonomialPosterior
 
-    law, own = problem.law, {**stated(problem.law), **(priors or {})}
+    law, own = problem.law, {**range_priors(problem.law), **(priors or {})}
     parts: dict[str, Part] = {}
-    found = {e: role(law, e) for e in law.exponents}
+    found = {e: default_prior(law, e) for e in law.exponents}
     if not isinstance(problem, Monomials):
         parts, more = inner(cast("Formula", problem), own)
         found |= more
@@ -68,7 +68,7 @@ def posterior(
         "errors": errors,
         "clusters": clusters if several else None,
         "log_loss": log_loss,
-        "trust": trusted(-residuals(problem, z), clusters, noise)
+        "trust": student_weights(-residuals(problem, z), clusters, noise)
         if several
         else np.ones(len(log_loss)),
     }
@@ -77,7 +77,7 @@ def posterior(
     return FormulaPosterior(**whole, whole=cast("Formula", problem), parts=parts)
 
 
-def trusted(r: Array, clusters: Index, noise: Noise) -> Array:
+def student_weights(r: Array, clusters: Index, noise: Noise) -> Array:
     """Weights of Student's t for rows by their distance from their run's median, shape (n,)."""
     if noise == "normal":
         return np.ones(len(r))

@@ -11,7 +11,7 @@ R_HAT, ESS_PER_CHAIN, E_BFMI = 1.01, 100, 0.3
 UNMOVED = 0.1
 
 
-def faults(diagnostics: Mapping[str, Any]) -> list[str]:
+def failed_checks(diagnostics: Mapping[str, Any]) -> list[str]:
     """What is beyond the usual thresholds, in words."""
     if "pareto_k" in diagnostics:
         return []

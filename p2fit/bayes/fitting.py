@@ -1,8 +1,7 @@
-"""From a task to a Bayesian fit: least squares to start, a posterior, draws, what they say."""
+"""From a dataset to a Bayesian fit: least squares to start, a posterior, draws, what they say."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -10,19 +9,19 @@ from typing import Any, Literal
 
 import numpy as np
 
-from p2fit.arrays import Array
+from p2fit.arrays import Array, finite
 from p2fit.bayes import laplace, leaving_out, sampling
 from p2fit.bayes.build import posterior
-from p2fit.bayes.diagnostics import UNMOVED, faults
+from p2fit.bayes.diagnostics import UNMOVED, failed_checks
 from p2fit.bayes.posterior import Noise, Posterior
 from p2fit.bayes.priors import parse
-from p2fit.curves.choosing import Source, Task, tasks
+from p2fit.curves.choosing import Dataset, Source, datasets
 from p2fit.errors import FitError, LawError
-from p2fit.estimation import fit_task, score
+from p2fit.estimation import fit_dataset, score
 from p2fit.fit import Estimate, Fit
 from p2fit.laws.law import Law
 from p2fit.solver.least_squares import residuals
-from p2fit.solver.solving import Solved, solve_task
+from p2fit.solver.solving import Solved, solve_dataset
 
 Backend = Literal["bayes", "laplace"]
 
@@ -83,10 +82,10 @@ def fit_bayes(
     if own.save_trace is not None and backend == "laplace":
         raise FitError("laplace has no chains to save: use the backend bayes with save_trace")
     _needs(backend)
-    found = tasks(source, law, **rest)
+    found = datasets(source, law, **rest)
     if own.save_trace is not None and len(found) > 1:
         raise FitError(f"save_trace takes one fit, and here are {len(found)}: choose with where")
-    return [fit_one(task, backend, own, progress) for task in found]
+    return [fit_one(dataset, backend, own, progress) for dataset in found]
 
 
 def _needs(backend: Backend) -> None:
@@ -98,23 +97,25 @@ def _needs(backend: Backend) -> None:
         raise FitError(f"the backend {backend} needs {missing[0]}: pip install 'p2fit[bayes]'")
 
 
-def left_out(task: Task, options: Mapping[str, Any], tick: Callable[[], None]) -> leaving_out.Elpd:
-    """The log predictive density of each run of a task, left out; see :mod:`.leaving_out`."""
-    law = task.law
+def left_out(
+    dataset: Dataset, options: Mapping[str, Any], tick: Callable[[], None]
+) -> leaving_out.Elpd:
+    """The log predictive density of each run of a dataset, left out; see :mod:`.leaving_out`."""
+    law = dataset.law
     usable = [p for p in options.get("prior", ()) if p.partition("~")[0].strip() in law.free]
     own = BayesOptions(**{**options, "prior": usable})
     _needs("bayes")
-    _, found, start = put_on(task, own)
-    return leaving_out.elpd(found, start, task.options.seed, tick)
+    _, found, start = build_posterior(dataset, own)
+    return leaving_out.elpd(found, start, dataset.options.seed, tick)
 
 
-def put_on(task: Task, options: BayesOptions) -> tuple[Solved, Posterior, Array]:
+def build_posterior(dataset: Dataset, options: BayesOptions) -> tuple[Solved, Posterior, Array]:
     """The least-squares optimum, the posterior, and where to start in it, x of shape (d,).
 
     Raises:
         FitError: the law cannot be put on these rows.
     """
-    solved = solve_task(task)
+    solved = solve_dataset(dataset)
     problem, z, frame = solved.problem, solved.solution.z, solved.frame
     errors = None
     if solved.weighting["weights"] == "stderr":
@@ -129,37 +130,37 @@ def put_on(task: Task, options: BayesOptions) -> tuple[Solved, Posterior, Array]
             priors=parse(options.prior, problem.law),
         )
     except LawError as error:
-        raise FitError(f"{task.label}: {error}") from None
+        raise FitError(f"{dataset.label}: {error}") from None
     r = residuals(problem, z)
     scale = max(1.4826 * float(np.median(np.abs(r))), 0.1 * float(np.std(r)), 1e-6)
     return solved, found, found.at(z, scale)
 
 
 def fit_one(
-    task: Task,
+    dataset: Dataset,
     backend: Backend,
     options: BayesOptions,
     progress: Callable[[int, int], None] | None = None,
 ) -> Fit:
-    """Fit the law of a task to its rows.
+    """Fit the law of a dataset to its rows.
 
     Raises:
         FitError: the law cannot be put on these rows, or the Laplace approximation fails.
     """
-    solved, own, start = put_on(task, options)
+    solved, own, start = build_posterior(dataset, options)
     coordinates, mode = sampling.prepare(own, start)
-    seed = task.options.seed
+    seed = dataset.options.seed
     others = sampling.other_modes(coordinates, mode, seed)
     if backend == "laplace":
         if others:
             raise FitError(
-                f"{task.label}: the Laplace approximation does not hold here (the posterior has "
+                f"{dataset.label}: the Laplace approximation does not hold here (the posterior has "
                 f"{1 + len(others)} modes): use the backend bayes"
             )
         weighted = laplace.importance(coordinates.log_density, mode, seed)
         if not weighted.pareto_k <= laplace.TRUST:
             raise FitError(
-                f"{task.label}: the Laplace approximation does not hold here (Pareto k "
+                f"{dataset.label}: the Laplace approximation does not hold here (Pareto k "
                 f"{weighted.pareto_k:.2f}, above {laplace.TRUST}): use the backend bayes"
             )
         x = coordinates.x(weighted.x)
@@ -183,11 +184,11 @@ def fit_one(
         if options.save_trace is not None:
             sampling.save_trace(options.save_trace, values, own, chains)
         x = chains.x.reshape(-1, chains.x.shape[-1])
-    return _fit(task, backend, options, solved, own, x, diagnostics)
+    return _fit(dataset, backend, options, solved, own, x, diagnostics)
 
 
 def _fit(
-    task: Task,
+    dataset: Dataset,
     backend: Backend,
     options: BayesOptions,
     solved: Solved,
@@ -195,12 +196,12 @@ def _fit(
     x: Array,
     diagnostics: Mapping[str, Any],
 ) -> Fit:
-    least_squares = fit_task(task, solved=solved)
+    least_squares = fit_dataset(dataset, solved=solved)
     natural = own.natural(x)
     kept = np.linspace(0, len(x) - 1, min(KEPT, len(x))).round().astype(int)
     contraction = contracted(own, x)
     unmoved = [n for n, share in contraction.items() if share < UNMOVED]
-    wrong = faults(diagnostics)
+    wrong = failed_checks(diagnostics)
     fitted = np.median(own.in_batches(own.fitted, x[kept]), axis=0)
     recorded = {f.name: getattr(options, f.name) for f in fields(options)}
     recorded |= {"prior": list(options.prior), "save_trace": None}
@@ -221,7 +222,7 @@ def _fit(
         backend=backend,
         parameters=_estimates(own.problem.law, natural, least_squares, unmoved),
         converged=not wrong,
-        metrics=score(own.problem, fitted, solved.frame, task.options),
+        metrics=score(own.problem, fitted, solved.frame, dataset.options),
         covariance=None,
         bootstrap=None,
         sensitivity={},
@@ -268,10 +269,10 @@ def _estimates(
 ) -> dict[str, Estimate]:
     found: dict[str, Estimate] = {}
     for name in law.free:
-        low, middle, high = (_finite(v) for v in np.quantile(natural[name], [0.025, 0.5, 0.975]))
+        low, middle, high = (finite(v) for v in np.quantile(natural[name], [0.025, 0.5, 0.975]))
         found[name] = Estimate(
             estimate=middle,
-            stderr=_finite(np.std(natural[name])),
+            stderr=finite(np.std(natural[name])),
             interval=(low, high),
             identified=start.parameters[name].identified and name not in unmoved,
         )
@@ -280,7 +281,3 @@ def _estimates(
     for name, other in law.tied.items():
         found[name] = replace(found[other], tied=other)
     return {n: found[n] for n in law.parameters}
-
-
-def _finite(value: Any) -> float | None:
-    return float(value) if math.isfinite(value) else None

@@ -24,12 +24,12 @@ from p2fit.arrays import Array
 from p2fit.bayes.functions import NUMPY
 from p2fit.bayes.posterior import Posterior
 from p2fit.bayes.priors import Prior
-from p2fit.bayes.surface import Own, Surface
+from p2fit.bayes.surface import NaturalParameter, Surface
 from p2fit.laws import jets
-from p2fit.laws.expression import compute, factor, names_in, substitute, way
+from p2fit.laws.expression import compute, factor_of, names_in, path_to, substitute
 from p2fit.laws.jets import Jet
 from p2fit.laws.law import Law
-from p2fit.solver.formula import BEYOND, Formula, matters
+from p2fit.solver.formula import BEYOND, Formula, typical_scale
 
 _ONE: ast.expr = ast.Constant(1.0)
 
@@ -100,7 +100,9 @@ class FormulaPosterior(Posterior):
     def _factors(self) -> dict[str, ast.expr]:
         """What each coefficient multiplies."""
         law = self.problem.law
-        return {c: factor(_without(law, set(law.coefficients) - {c}), c) for c in law.coefficients}
+        return {
+            c: factor_of(_without(law, set(law.coefficients) - {c}), c) for c in law.coefficients
+        }
 
     def unit(self, name: str, values: Any, xp: Any) -> tuple[Any, Any]:
         functions = _functions(xp)
@@ -152,7 +154,7 @@ class FormulaPosterior(Posterior):
                     by[i] = 1.0
                     for j, d in slopes.items():
                         by[j] = -d
-                    own[name] = Own(float(x[i] - level), by, 1.0, np.zeros(p))
+                    own[name] = NaturalParameter(float(x[i] - level), by, 1.0, np.zeros(p))
             fitted = np.zeros(len(self.log_loss)) + (rest.value if isinstance(rest, Jet) else rest)
             for _, c, size, _ in pieces:
                 fitted = fitted + c * (size.value if isinstance(size, Jet) else size)
@@ -204,7 +206,7 @@ def inner(problem: Formula, own: Mapping[str, Prior]) -> tuple[dict[str, Part], 
         if name in law.scales and (found := _alone(law, name)) is not None:
             parts[name] = Part(*found, problem.columns, True)
             continue
-        there = matters(law, name)
+        there = typical_scale(law, name)
         ones = {n: 1.0 for n in law.free if n not in law.powers}
         typical = {**dict.fromkeys(law.powers, 0.4), **ones}
         size = np.abs(compute(there, {**problem.columns, **typical}))
@@ -230,7 +232,7 @@ def _alone(law: Law, name: str) -> tuple[ast.expr, ast.expr] | None:
         return None
     unit, power = _ONE, _ONE
     added = False
-    for part, whole in pairwise(way(tree, name)):
+    for part, whole in pairwise(path_to(tree, name)):
         match whole:
             case ast.BinOp(op=ast.Add()):
                 added = True

@@ -107,7 +107,7 @@ def importance(density: Density, mode: Mode, seed: int = 0) -> Weighted:
     found = None
     for _ in range(1 + _REFINED):
         x, log_weights = _propose(density, centre, root, rng)
-        smoothed, k = smooth(log_weights)
+        smoothed, k = pareto_smooth(log_weights)
         weights = np.exp(smoothed - smoothed.max())
         weights /= weights.sum()
         if found is None or k < found[2]:
@@ -138,7 +138,7 @@ def _propose(
     return x, density(x) - proposal
 
 
-def smooth(log_weights: Array) -> tuple[Array, float]:
+def pareto_smooth(log_weights: Array) -> tuple[Array, float]:
     """Pareto-smoothed log weights, and k."""
     usable = np.isfinite(log_weights)
     found = np.full(len(log_weights), -np.inf)

@@ -48,7 +48,7 @@ def elpd(
     by_run = posterior.in_batches(posterior.log_likelihood, x)
     found, exact = np.empty(by_run.shape[1]), np.zeros(by_run.shape[1], bool)
     for run, own in enumerate(by_run.T):
-        log_weights, k = laplace.smooth(-own)
+        log_weights, k = laplace.pareto_smooth(-own)
         if k <= laplace.TRUST:
             found[run] = _log_mean(own + log_weights) - _log_mean(log_weights)
         else:

@@ -116,12 +116,12 @@ SCATTER = Prior("HalfStudentT", (3.0, 0.02))
 DEGREES = Prior("Gamma", (2.0, 0.1))
 
 
-def role(law: Law, name: str) -> Prior:
+def default_prior(law: Law, name: str) -> Prior:
     """The prior of an exponent."""
     return ONE_SIGN if law.ranges[name][0] >= 0 else EITHER_SIGN
 
 
-def stated(law: Law) -> dict[str, Prior]:
+def range_priors(law: Law) -> dict[str, Prior]:
     """Priors with 95 % of their mass in the ranges that are stated for parameters.
 
     Ranges that are those of any exponent, or without end, say nothing.

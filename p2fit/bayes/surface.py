@@ -8,7 +8,7 @@ from typing import NamedTuple
 from p2fit.arrays import Array
 
 
-class Own(NamedTuple):
+class NaturalParameter(NamedTuple):
     """The log of a parameter whose prior is for itself and not for its size, at one x."""
 
     log: float
@@ -27,5 +27,5 @@ class Surface(NamedTuple):
     """Losses, shape (n,)."""
     back: Callable[[Array], Array]
     """From derivatives by the losses, (n,), to derivatives by x, (p,)."""
-    own: Mapping[str, Own]
+    own: Mapping[str, NaturalParameter]
     """Those of the ``sized`` whose prior the user gave."""

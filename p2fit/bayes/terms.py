@@ -15,7 +15,7 @@ import numpy as np
 from p2fit.arrays import Array
 from p2fit.bayes.functions import NUMPY
 from p2fit.bayes.posterior import Posterior
-from p2fit.bayes.surface import Own, Surface
+from p2fit.bayes.surface import NaturalParameter, Surface
 from p2fit.laws.monomials import Affine
 from p2fit.solver.monomials import Monomials
 
@@ -113,7 +113,9 @@ class MonomialPosterior(Posterior):
                 power_by *= along
                 by[k:] = -problem.centre[i, 1:] * along[k:]
                 by[i] = 1.0
-                own[name] = Own(log, (by - log * power_by) / power, float(power), power_by)
+                own[name] = NaturalParameter(
+                    log, (by - log * power_by) / power, float(power), power_by
+                )
         return Surface(problem.offset + sizes.sum(axis=0), back, own)
 
     def log_mean(self, x: Any, xp: Any = None) -> Any:

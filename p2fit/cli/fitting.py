@@ -134,7 +134,7 @@ def laws(name: str | None, as_json: bool) -> None:
       p2fit laws
       p2fit laws p2
     """
-    from p2fit.curves.choosing import needs
+    from p2fit.curves.choosing import required_columns
     from p2fit.laws.table import LAWS, get_law
 
     chosen = [get_law(name)] if name else list(LAWS.values())
@@ -143,7 +143,7 @@ def laws(name: str | None, as_json: bool) -> None:
             "name": law.name,
             "formula": law.formula,
             "latex": law.latex(),
-            "columns": list(needs(law)),
+            "columns": list(required_columns(law)),
             "parameters": list(law.parameters),
             "description": law.description,
         }

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def _crossed(given: dict[str, list[float]], law: Law, extra: tuple[str, ...] = ()) -> Any:
     """Every combination of the values given by options, once they are the law's."""
-    from p2fit.curves.points import crossed
+    from p2fit.curves.points import crossed_points
     from p2fit.errors import FitError
 
     unknown = [x for x in given if x not in (*law.inputs, *extra)]
@@ -32,7 +32,7 @@ def _crossed(given: dict[str, list[float]], law: Law, extra: tuple[str, ...] = (
         raise FitError(
             f"{law.name} does not read {unknown[0]}; it reads {', '.join(law.inputs) or 'nothing'}"
         )
-    return crossed({x: given[x] for x in (*law.inputs, *extra) if x in given})
+    return crossed_points({x: given[x] for x in (*law.inputs, *extra) if x in given})
 
 
 @click.command()
@@ -79,7 +79,7 @@ def predict(
       p2fit predict fit.json --at points.csv -o predicted.csv
       p2fit predict accuracy.json --through loss.json --params 7B --tokens 1T,10T
     """
-    from p2fit.curves.points import table
+    from p2fit.curves.points import points_table
     from p2fit.errors import FitError
     from p2fit.fit import load
     from p2fit.plan.prediction import predict as predict_points
@@ -95,7 +95,7 @@ def predict(
         if first is not None:
             law, own = first.law, tuple(x for x in own if x != first.target)
         wanted = dict.fromkeys([*law.inputs, *own])
-        points = table(at, wanted) if at else _crossed(inputs, law, own)
+        points = points_table(at, wanted) if at else _crossed(inputs, law, own)
         found.append(predict_points(f, points, through=first))
     if output is not None:
         import polars as pl
@@ -365,7 +365,7 @@ def simulate(
       p2fit simulate design.csv --law "E + A/params^alpha" --set E=1.8 --set A=480 \\
         --set alpha=.35 --noise 0.002 --correlation 0.8
     """
-    from p2fit.curves.points import crossed
+    from p2fit.curves.points import crossed_points
     from p2fit.curves.simulation import simulate as simulate_law
     from p2fit.files import write_text
     from p2fit.laws.law import COLUMNS
@@ -374,7 +374,7 @@ def simulate(
     if (design is None) == (not columns):
         raise click.UsageError("give the design as a file, or the law's inputs by options")
     parameters = {n: v[0] for n, v in inputs.items() if n not in columns}
-    found = simulate_law(law, parameters, design or crossed(columns), **noise)
+    found = simulate_law(law, parameters, design or crossed_points(columns), **noise)
     text = found.write_csv()
     if output is None:
         click.echo(text, nl=False)

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import polars as pl
 
 from p2fit.curves.checking import REQUIRED
-from p2fit.curves.control import drift_warning, movement, subtracted
+from p2fit.curves.control import control_drift, drift_warning, subtract_control
 from p2fit.curves.options import Options
 from p2fit.curves.reading import Curves, from_frame, read_curves
 from p2fit.errors import FitError, LawError
@@ -26,15 +26,15 @@ GROUPS = ("family", "method")
 
 
 @dataclass(frozen=True)
-class Task:
-    """A law and the rows that it is to be fitted to. Made by :func:`tasks`."""
+class Dataset:
+    """A law and the rows that it is to be fitted to. Made by :func:`datasets`."""
 
     law: Law
     """The law, with what is fixed and tied."""
     frame: pl.DataFrame
     """The rows, by run, then tokens."""
     group: Mapping[str, str]
-    """The columns that the curves were split by, and this task's values of them."""
+    """The columns that the curves were split by, and this dataset's values of them."""
     excluded: Mapping[str, int]
     """Rows left out, by reason."""
     curves: Curves
@@ -44,8 +44,8 @@ class Task:
     options: Options
     """What was asked for."""
     control: Mapping[str, Any] | None = None
-    """How the unpruned controls move (:func:`p2fit.curves.control.movement`), and whether that was
-    ``subtracted``; None where there is none."""
+    """How the unpruned controls move (:func:`p2fit.curves.control.control_drift`), and whether that
+    was ``subtracted``; None where there is none."""
     warnings: tuple[str, ...] = ()
     """What the reader should know besides."""
 
@@ -56,8 +56,8 @@ class Task:
         return f"{self.curves.source}: {group}" if group else self.curves.source
 
 
-def tasks(source: Source, law: str | Law | None = None, **options: Any) -> list[Task]:
-    """Read curves, settle on a law, split and leave out: one task per group, ready to fit.
+def datasets(source: Source, law: str | Law | None = None, **options: Any) -> list[Dataset]:
+    """Read curves, settle on a law, split and leave out: one dataset per group, ready to fit.
 
     Args:
         source, law: as in :func:`p2fit.fit_each`.
@@ -90,21 +90,25 @@ def tasks(source: Source, law: str | Law | None = None, **options: Any) -> list[
     if asked.by is None and "base_loss" in chosen.inputs and not asked.pool:
         by = [c for c in GROUPS if c in names]
     whole = without_drift(curves, chosen, asked.target) if asked.subtract_control else curves.frame
-    controlled = _controlled(chosen, asked.target)
+    controlled = _has_control(chosen, asked.target)
     found, empty, missed = [], [], []
     for values, frame in split_groups(whole, by):
         rows = select(frame, chosen, asked)
         group = dict(zip(by, values))
-        moved = movement(rows.frame, curves.frame) if controlled and rows.frame.height else None
+        moved = (
+            control_drift(rows.frame, curves.frame) if controlled and rows.frame.height else None
+        )
         control = moved and {**moved, "subtracted": asked.subtract_control}
         drifting = control and drift_warning(control)
         said = (drifting,) if drifting else ()
-        task = Task(chosen, rows.frame, group, rows.excluded, curves, why, asked, control, said)
+        dataset = Dataset(
+            chosen, rows.frame, group, rows.excluded, curves, why, asked, control, said
+        )
         if rows.frame.height:
-            found.append(task)
+            found.append(dataset)
         else:
             account = "; ".join(f"{count}: {reason}" for reason, count in rows.excluded.items())
-            empty.append(f"{task.label}: no row is left to fit ({account})")
+            empty.append(f"{dataset.label}: no row is left to fit ({account})")
             # A filter may be meant to leave groups out; of controls no row is ever fitted.
             filtered = rows.excluded.get(f"{asked.where} does not hold") == frame.height
             if not filtered and not (controlled and not frame["pruning_rate"].max()):
@@ -112,12 +116,14 @@ def tasks(source: Source, law: str | Law | None = None, **options: Any) -> list[
     if not found:
         raise FitError("\n".join(empty))
     # What is left out has no say in it.
-    asked = asked.settled(pl.concat([task.frame for task in found]))
+    asked = asked.settled(pl.concat([dataset.frame for dataset in found]))
     # A group without rows has no fit of its own to say so: all the others do.
-    return [replace(task, options=asked, warnings=(*task.warnings, *missed)) for task in found]
+    return [
+        replace(dataset, options=asked, warnings=(*dataset.warnings, *missed)) for dataset in found
+    ]
 
 
-def _controlled(law: Law, target: str) -> bool:
+def _has_control(law: Law, target: str) -> bool:
     """Whether a law takes the loss of a base model for settled."""
     return target == "loss" and {"base_loss", "pruning_rate", "tokens"} <= set(law.inputs)
 
@@ -130,12 +136,12 @@ def without_drift(curves: Curves, law: Law, target: str = "loss") -> pl.DataFram
     """
     if target != "loss":
         raise FitError(f"a control is subtracted from losses; this law predicts {target}")
-    if not _controlled(law, target):
+    if not _has_control(law, target):
         raise FitError(
             f"{law.name} does not read base_loss, pruning_rate and tokens: there is no control to "
             "subtract"
         )
-    frame, without = subtracted(curves.frame)
+    frame, without = subtract_control(curves.frame)
     if without:
         raise FitError(
             f"{curves.source}: {without[0]} has rows without a control to subtract: a run with "
@@ -144,7 +150,7 @@ def without_drift(curves: Curves, law: Law, target: str = "loss") -> pl.DataFram
     return frame
 
 
-def available(columns: Collection[str]) -> set[str]:
+def usable_columns(columns: Collection[str]) -> set[str]:
     """Columns that a law may use: those of the file, and what follows from them."""
     derived = {"avg_params"} if "active_params" in columns else set()
     return set(columns) | derived
@@ -158,7 +164,7 @@ def choose_law(columns: Collection[str]) -> tuple[Law, str]:
     """
     if {"pruning_rate", "base_loss"} <= set(columns):
         name, why = "p2", "the file has pruning_rate and base_loss"
-    elif "avg_params" in available(columns):
+    elif "avg_params" in usable_columns(columns):
         has = "avg_params" if "avg_params" in columns else "active_params"
         name, why = "average-params", f"the file has {has}"
     elif "pruning_rate" in columns:
@@ -166,29 +172,31 @@ def choose_law(columns: Collection[str]) -> tuple[Law, str]:
     else:
         name, why = "chinchilla", "the file has neither pruning_rate nor avg_params"
     law = LAWS[name]
-    if not set(needs(law)) <= available(columns):
-        raise FitError(_lacks(law, columns))
+    if not set(required_columns(law)) <= usable_columns(columns):
+        raise FitError(_missing_columns(law, columns))
     return law, why
 
 
-def needs(law: Law, target: str = "loss") -> tuple[str, ...]:
+def required_columns(law: Law, target: str = "loss") -> tuple[str, ...]:
     """Columns that a file must have for a law: a user's own needs what its formula names."""
     base = REQUIRED if law.name in LAWS else ("run", "loss")
     base = tuple(target if name == "loss" else name for name in base)
     return tuple(dict.fromkeys((*base, *law.inputs)))
 
 
-def servable(columns: Collection[str]) -> list[str]:
+def laws_served(columns: Collection[str]) -> list[str]:
     """Names of the laws whose columns are all there."""
-    return [name for name, law in LAWS.items() if set(needs(law)) <= available(columns)]
+    return [
+        name for name, law in LAWS.items() if set(required_columns(law)) <= usable_columns(columns)
+    ]
 
 
-def _lacks(law: Law, columns: Collection[str], target: str = "loss") -> str:
-    missing = [n for n in needs(law, target) if n not in available(columns)]
+def _missing_columns(law: Law, columns: Collection[str], target: str = "loss") -> str:
+    missing = [n for n in required_columns(law, target) if n not in usable_columns(columns)]
     if target != "loss":
         has = ", ".join(columns)
         return f"{law.name} needs {join(tuple(missing))}, which the file lacks; it has {has}"
-    can = servable(columns)
+    can = laws_served(columns)
     serves = f"this file can serve {', '.join(can)}" if can else "this file can serve no law here"
     return (
         f"{law.name} needs {join(tuple(missing))}, which the file lacks; {serves} "
@@ -226,9 +234,9 @@ def open_curves(
     if target in chosen.inputs:
         other = "; --target names another column to predict" if target == "loss" else ""
         raise LawError(f"a law predicts the {target}: it cannot be an input{other}")
-    wanted = needs(chosen, target)
-    if not set(wanted) <= available(names):
-        raise FitError(f"{curves.source}: {_lacks(chosen, names, target)}")
+    wanted = required_columns(chosen, target)
+    if not set(wanted) <= usable_columns(names):
+        raise FitError(f"{curves.source}: {_missing_columns(chosen, names, target)}")
     schema = curves.frame.schema
     if sparse:
         wanted = tuple(n for n in wanted if n != target)
@@ -267,7 +275,7 @@ def check(
         "rows": frame.height,
         "runs": frame["run"].n_unique(),
         "columns": frame.columns,
-        "laws": servable(filled),
+        "laws": laws_served(filled),
     }
 
 

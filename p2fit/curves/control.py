@@ -20,7 +20,7 @@ _BASE = pl.col("base_loss").round(3).alias("_base")
 _MODEL = ("family", "params", "_base")
 
 
-def subtracted(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+def subtract_control(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     """Losses without the drift of their control: loss − (control − base_loss) at the same tokens.
 
     Controls at the same tokens are averaged. Rows with ``tokens`` = 0 have nothing to subtract.
@@ -42,7 +42,7 @@ def subtracted(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     return joined.with_columns(pl.col("loss") - here).drop("_drift", "_base"), without
 
 
-def movement(pruned: pl.DataFrame, frame: pl.DataFrame) -> dict[str, float] | None:
+def control_drift(pruned: pl.DataFrame, frame: pl.DataFrame) -> dict[str, float] | None:
     """How the controls in ``frame`` of the models in ``pruned`` move, from its first tokens on.
 
     Returns:

@@ -14,7 +14,7 @@ from p2fit.errors import CurvesError, FitError
 from p2fit.wording import join
 
 
-def table(source: Source, inputs: Collection[str]) -> pl.DataFrame:
+def points_table(source: Source, inputs: Collection[str]) -> pl.DataFrame:
     """Points as a checked table: inputs as numbers, other columns as they are.
 
     Args:
@@ -43,13 +43,13 @@ def table(source: Source, inputs: Collection[str]) -> pl.DataFrame:
         raise FitError("\n".join(dict.fromkeys(faults))) from None
 
 
-def crossed(values: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+def crossed_points(values: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
     """Every combination of some values of each input, the last varying fastest."""
     rows = itertools.product(*values.values())
     return {x: list(column) for x, column in zip(values, zip(*rows))}
 
 
-def alike(values: Array) -> list[Array]:
+def merge_close_levels(values: Array) -> list[Array]:
     """Distinct values, ascending, in parts: a part ends where the next value is more than a tenth
     larger. One pruning rate asked for, for one, comes out a little different for every size, as
     layers and heads are whole. Where all would be one part, each value is one."""

@@ -15,8 +15,8 @@ import numpy as np
 import polars as pl
 
 from p2fit.arrays import Array
-from p2fit.curves.choosing import Source, needs, read
-from p2fit.curves.points import table
+from p2fit.curves.choosing import Source, read, required_columns
+from p2fit.curves.points import points_table
 from p2fit.curves.reading import from_frame
 from p2fit.errors import FitError, LawError
 from p2fit.laws.law import Law
@@ -65,8 +65,8 @@ def simulate(
         which = f"{join(missing)} not given" if missing else f"{unknown[0]} is none"
         have = ", ".join(chosen.parameters)
         raise FitError(f"the parameters of {chosen.name} are {have}: {which}")
-    inputs = [c for c in needs(chosen) if c not in ("run", "loss")]
-    frame = table(design, inputs)
+    inputs = [c for c in required_columns(chosen) if c not in ("run", "loss")]
+    frame = points_table(design, inputs)
     frame = frame.drop("loss", strict=False)
     if "run" not in frame.columns:
         frame = frame.with_columns(run=pl.Series(_runs(frame)))
@@ -80,7 +80,7 @@ def simulate(
         raise FitError(f"the law has no finite loss above 0 at {at}")
     runs = frame["run"].to_list()
     loss = loss * np.exp(noise * correlated(runs, correlation, np.random.default_rng(seed)))
-    curves = from_frame(frame.with_columns(loss=pl.Series(loss)), needs=needs(chosen))
+    curves = from_frame(frame.with_columns(loss=pl.Series(loss)), needs=required_columns(chosen))
     return curves.frame
 
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from p2fit.arrays import Array, Index
-from p2fit.curves.choosing import Task
+from p2fit.curves.choosing import Dataset
 from p2fit.judging.scores import Points
 from p2fit.laws.law import Law
-from p2fit.solver.solving import solve_task
+from p2fit.solver.solving import solve_dataset
 
 #: A power law per run has three parameters; from this many checkpoints it is more than a line
 #: through its points.
@@ -20,7 +20,7 @@ _POWER_ROWS = 4
 # ---------------------------------------------------------------- baselines
 
 
-def along_run(part: Task, points: Points, held: Index) -> dict[str, Array]:
+def run_baselines(part: Dataset, points: Points, held: Index) -> dict[str, Array]:
     """What a run's own fitted part says about the rest of it."""
     last, power = np.full(len(held), np.nan), np.full(len(held), np.nan)
     law = Law.parse("a + b/tokens^c", columns=["tokens"], name="power law")
@@ -36,13 +36,13 @@ def along_run(part: Task, points: Points, held: Index) -> dict[str, Array]:
             continue
         last[mine] = own[part.options.target][-1]
         if own.height >= _POWER_ROWS and part.options.target == "loss":
-            solved = solve_task(replace(part, law=law, frame=own, options=options))
+            solved = solve_dataset(replace(part, law=law, frame=own, options=options))
             values = solved.problem.natural(solved.solution.z)
             power[mine] = law.predict(values, {"tokens": points.columns["tokens"][held[mine]]})
     return {"last value": last, "power law": power}
 
 
-def across_runs(law: Law, points: Points, kept: Index, held: Index) -> dict[str, Array]:
+def neighbour_baselines(law: Law, points: Points, kept: Index, held: Index) -> dict[str, Array]:
     """What the fitted curves nearest by say, at the same tokens.
 
     A curve is all fitted rows that agree in every input but tokens, so runs of one row each (a

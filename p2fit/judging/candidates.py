@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from p2fit.arrays import Array
-from p2fit.curves.choosing import Task
+from p2fit.curves.choosing import Dataset
 from p2fit.laws.expression import evaluate
 from p2fit.laws.table import LAWS
 from p2fit.solver.identify import NULL, WARN
@@ -84,10 +84,10 @@ class _Candidates:
 
 
 def find_mends(
-    task: Task, problem: Problem, z: Array, columns: Mapping[str, Array], triangle: Array
+    dataset: Dataset, problem: Problem, z: Array, columns: Mapping[str, Array], triangle: Array
 ) -> tuple[Mend, ...]:
     """Runs that determine more: up to three alternatives, or several runs together."""
-    candidates = _candidates(task, problem, z, columns)
+    candidates = _candidates(dataset, problem, z, columns)
     p = len(z)
     chosen: list[Run] = []
     rank, condition = (v[0] for v in _judge(problem, triangle, [np.zeros((1, p))]))
@@ -136,19 +136,19 @@ def _judge(
 
 
 def _candidates(
-    task: Task, problem: Problem, z: Array, columns: Mapping[str, Array]
+    dataset: Dataset, problem: Problem, z: Array, columns: Mapping[str, Array]
 ) -> _Candidates:
     law, names = problem.law, problem.law.varied
     found = _Candidates([], [], [])
     if not names:
         return found
-    run = task.frame["run"].to_numpy()
+    run = dataset.frame["run"].to_numpy()
     last = np.append(run[1:] != run[:-1], True)
     ends = {x: np.unique(columns[x][last]) for x in names}
     most = max(3, int(_CANDIDATES ** (1 / len(names))))
     levels = [_levels(ends[x])[:most] for x in names]
     grid = np.array(list(itertools.product(*levels)))
-    for shape in _shapes(task, columns, list(names)):
+    for shape in _shapes(dataset, columns, list(names)):
         m = len(next(iter(shape.values())))
         points = {x: (grid[:, [i]] * shape[x]).ravel() for i, x in enumerate(names)}
         rest = (x for x in law.inputs if x not in names)
@@ -190,19 +190,21 @@ def _levels(known: Array) -> list[float]:
     return list(dict.fromkeys([some[-1], *new[:2], some[0], *new[2:], *some]))
 
 
-def _shapes(task: Task, columns: Mapping[str, Array], names: list[str]) -> list[dict[str, Array]]:
+def _shapes(
+    dataset: Dataset, columns: Mapping[str, Array], names: list[str]
+) -> list[dict[str, Array]]:
     """How inputs go along a run, relative to its end: as in the longest, or in three checkpoints.
 
     The built-in laws of pre-training hold at the end of a run, where its learning rate has decayed:
     there checkpoints on the way tell nothing.
     """
-    run = task.frame["run"].to_numpy()
+    run = dataset.frame["run"].to_numpy()
     starts = np.flatnonzero(np.append(True, run[1:] != run[:-1]))
     stops = np.append(starts[1:], len(run))
     i = int((stops - starts).argmax())
     own = {x: columns[x][starts[i] : stops[i]] for x in names}
     shapes = [{x: v / v[-1] if v[-1] else np.ones(len(v)) for x, v in own.items()}]
-    decayed = task.law.name in LAWS and "base_loss" not in task.law.inputs
+    decayed = dataset.law.name in LAWS and "base_loss" not in dataset.law.inputs
     if stops[i] - starts[i] < 3 and "tokens" in names and not decayed:
         shapes.append({x: np.ones(3) for x in names} | {"tokens": np.array([0.25, 0.5, 1.0])})
     return shapes

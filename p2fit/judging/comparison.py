@@ -27,11 +27,11 @@ import polars as pl
 from p2fit import metrics
 from p2fit.arrays import Array, Index
 from p2fit.curves.choosing import (
+    Dataset,
     Source,
-    Task,
 )
 from p2fit.errors import FitError, LawError
-from p2fit.estimation import fit_task
+from p2fit.estimation import fit_dataset
 from p2fit.fit import Fit
 from p2fit.judging.conditions import _base_loss, check_conditions
 from p2fit.judging.same_rows import label, same_rows
@@ -39,7 +39,7 @@ from p2fit.laws.law import Law
 from p2fit.results import Result
 from p2fit.solver.identify import identify
 from p2fit.solver.least_squares import minimise
-from p2fit.solver.solving import solve_task
+from p2fit.solver.solving import solve_dataset
 
 #: Up to this many runs, one is left out at a time; beyond it, a twentieth of them.
 SINGLY = 60
@@ -215,23 +215,23 @@ def logged(options: Mapping[str, Any]) -> bool:
 # ---------------------------------------------------------------- leaving runs out
 
 
-def _folds(task: Task) -> tuple[Index, Index]:
+def _folds(dataset: Dataset) -> tuple[Index, Index]:
     """The run of each row and the part with which it is left out, both from 0."""
-    labels = task.frame[task.options.cluster].cast(pl.String).fill_null("").to_numpy()
+    labels = dataset.frame[dataset.options.cluster].cast(pl.String).fill_null("").to_numpy()
     _, run = np.unique(labels, return_inverse=True)
     count = int(run.max()) + 1
     if count < 3:
-        raise FitError(f"{task.label}: {count} runs are too few to leave one out; 3 are needed")
+        raise FitError(f"{dataset.label}: {count} runs are too few to leave one out; 3 are needed")
     if count <= SINGLY:
         return run, run
-    return run, (np.random.default_rng(task.options.seed).permutation(count) % FOLDS)[run]
+    return run, (np.random.default_rng(dataset.options.seed).permutation(count) % FOLDS)[run]
 
 
-def _left_out(task: Task, fold: Index, tick: Callable[[], None]) -> tuple[Array, list[str]]:
+def _left_out(dataset: Dataset, fold: Index, tick: Callable[[], None]) -> tuple[Array, list[str]]:
     """The loss that a law predicts where it was not fitted; NaN, and a note, where it cannot."""
     fitted, faults = np.full(len(fold), math.nan), []
     parts = int(fold.max()) + 1
-    solved = solve_task(task)
+    solved = solve_dataset(dataset)
     problem, z = solved.problem, solved.solution.z
     for part in range(parts):
         out, kept = np.flatnonzero(fold == part), np.flatnonzero(fold != part)
@@ -239,34 +239,34 @@ def _left_out(task: Task, fold: Index, tick: Callable[[], None]) -> tuple[Array,
         try:
             if identify(problem.rows(kept), z, rest).undetermined:
                 # The optimum on all rows would tell what the rest cannot: fit afresh.
-                fit = fit_task(replace(task, frame=task.frame[kept]))
-                fitted[out] = fit.predict(task.frame[out].to_dict())
+                fit = fit_dataset(replace(dataset, frame=dataset.frame[kept]))
+                fitted[out] = fit.predict(dataset.frame[out].to_dict())
             else:
                 again = minimise(problem.rows(kept), z[None]).z
                 fitted[out] = problem.rows(out).loss(again)[0]
         except (FitError, LawError) as error:
-            faults.append(f"without {task.frame['run'][int(out[0])]}: {error}")
+            faults.append(f"without {dataset.frame['run'][int(out[0])]}: {error}")
         tick()
     if faults:
-        faults = [f"{label(task.law)}: {len(faults)} of {parts} predictions fail, {faults[0]}"]
+        faults = [f"{label(dataset.law)}: {len(faults)} of {parts} predictions fail, {faults[0]}"]
     return fitted, faults
 
 
 def _compare(
-    group: tuple[Task, ...],
+    group: tuple[Dataset, ...],
     run: Index,
     fold: Index,
     excluded: Mapping[str, int],
     tick: Callable[[], None],
     bayes: Mapping[str, Any] | None,
 ) -> Comparison:
-    fits = [fit_task(task) for task in group]
+    fits = [fit_dataset(dataset) for dataset in group]
     runs = int(run.max()) + 1
     notes: list[str] = []
     errors: list[Array] = []
-    for task in group:
-        fitted, failed = _left_out(task, fold, tick)
-        errors.append(_errors(task, fitted, run))
+    for dataset in group:
+        fitted, failed = _left_out(dataset, fold, tick)
+        errors.append(_errors(dataset, fitted, run))
         notes += failed
     # A law that misses a prediction (NaN) comes last; of equals, the first named comes first.
     own = [each[0] for each in errors]
@@ -274,11 +274,11 @@ def _compare(
     best = errors[order[0]]
     reason = _no_likelihood(fits[0], runs)
     notes += [f"no AICc or BIC: {reason}"] if reason else []
-    for task, fit in zip(group, fits):
+    for dataset, fit in zip(group, fits):
         known = fit.identification
         if known["rank"] < known["parameters"]:
             notes.append(
-                f"{label(task.law)}: {known['rank']} of {known['parameters']} directions are "
+                f"{label(dataset.law)}: {known['rank']} of {known['parameters']} directions are "
                 "determined, and a point was picked along the others to predict from"
             )
     scores = [_score(group[i], fits[i], errors[i], best, not reason) for i in order]
@@ -298,7 +298,7 @@ def _compare(
 
 
 def _by_density(
-    group: Sequence[Task],
+    group: Sequence[Dataset],
     scores: Sequence[Score],
     bayes: Mapping[str, Any],
     tick: Callable[[], None],
@@ -306,7 +306,7 @@ def _by_density(
     """The scores with their log predictive densities."""
     from p2fit.bayes.fitting import left_out
 
-    found = [left_out(task, bayes, tick) for task in group]
+    found = [left_out(dataset, bayes, tick) for dataset in group]
     best = max((own.by_run for own in found), key=lambda by_run: float(by_run.sum()))
     added = []
     for score, own in zip(scores, found):
@@ -323,11 +323,11 @@ def _by_density(
     return added
 
 
-def _errors(task: Task, fitted: Array, run: Index) -> Array:
+def _errors(dataset: Dataset, fitted: Array, run: Index) -> Array:
     """For each run the mean of: the objective's loss, the squared log error (of a target without
     a log the squared residual), the error as a share of it; (3, G)."""
-    options = task.options
-    y = task.frame[options.target].to_numpy()
+    options = dataset.options
+    y = dataset.frame[options.target].to_numpy()
     with np.errstate(all="ignore"):
         own = options.scale.miss(fitted, y)
         clipped = np.minimum(np.abs(own), options.threshold)
@@ -339,7 +339,7 @@ def _errors(task: Task, fitted: Array, run: Index) -> Array:
     return np.stack([np.bincount(run, e) / np.bincount(run) for e in each])
 
 
-def _score(task: Task, fit: Fit, errors: Array, best: Array, likelihood: bool) -> Score:
+def _score(dataset: Dataset, fit: Fit, errors: Array, best: Array, likelihood: bool) -> Score:
     differences: list[Difference | None] = [None, None]
     gap = errors[:2] - best[:2]
     if errors is not best and np.isfinite(gap).all():
@@ -348,13 +348,13 @@ def _score(task: Task, fit: Fit, errors: Array, best: Array, likelihood: bool) -
             Difference(*pair) for pair in zip(gap.mean(axis=1).tolist(), stderr.tolist())
         ]
     loss, squares, share = (v if math.isfinite(v) else None for v in errors.mean(axis=1).tolist())
-    above = task.frame[task.options.target].to_numpy()
-    if task.options.target == "loss":
-        above = above - _base_loss(task.frame)
+    above = dataset.frame[dataset.options.target].to_numpy()
+    if dataset.options.target == "loss":
+        above = above - _base_loss(dataset.frame)
     n, k = len(above), fit.identification["rank"] + 1  # the scatter is estimated too
     deviance = n * math.log(2 * fit.objective / n) if likelihood and fit.objective > 0 else None
     return Score(
-        law=task.law,
+        law=dataset.law,
         fit=fit,
         loss=loss,
         rmse_log=None if squares is None else math.sqrt(squares),
@@ -363,7 +363,7 @@ def _score(task: Task, fit: Fit, errors: Array, best: Array, likelihood: bool) -
         difference_squares=differences[1],
         # Off by the RMSE in every row leaves the same sum of squares as the fit does.
         r2=metrics.r_squared(above, above + float(fit.metrics["rmse"] or 0.0)),
-        conditions=check_conditions(task, fit),
+        conditions=check_conditions(dataset, fit),
         aicc=None if deviance is None else deviance + 2 * k * n / (n - k - 1),
         bic=None if deviance is None else deviance + k * math.log(n),
     )

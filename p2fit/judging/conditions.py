@@ -7,7 +7,7 @@ import polars as pl
 
 from p2fit.arrays import Array
 from p2fit.curves.choosing import (
-    Task,
+    Dataset,
 )
 from p2fit.errors import LawError
 from p2fit.fit import Fit
@@ -32,11 +32,11 @@ def _base_loss(frame: pl.DataFrame) -> Array:
     return np.zeros(frame.height)
 
 
-def check_conditions(task: Task, fit: Fit) -> dict[str, bool | None]:
-    frame = task.frame.gather_every(max(1, task.frame.height // _CONTEXTS))
-    rows = {x: frame[x].to_numpy()[:, None] for x in task.law.inputs}
+def check_conditions(dataset: Dataset, fit: Fit) -> dict[str, bool | None]:
+    frame = dataset.frame.gather_every(max(1, dataset.frame.height // _CONTEXTS))
+    rows = {x: frame[x].to_numpy()[:, None] for x in dataset.law.inputs}
     met: dict[str, bool | None] = dict.fromkeys(CONDITIONS)
-    if task.options.target != "loss":
+    if dataset.options.target != "loss":
         return met
 
     def along(name: str, values: Array) -> Array:

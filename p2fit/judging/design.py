@@ -17,8 +17,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from p2fit.arrays import Array
-from p2fit.curves.choosing import Source, Stdin, Task, choose_law, needs, read, tasks
+from p2fit.arrays import Array, finite
+from p2fit.curves.choosing import (
+    Dataset,
+    Source,
+    Stdin,
+    choose_law,
+    datasets,
+    read,
+    required_columns,
+)
 from p2fit.curves.reading import Curves
 from p2fit.errors import FitError, LawError
 from p2fit.judging.candidates import Mend, find_mends, residual_jacobian, scale_columns, to_triangle
@@ -29,7 +37,7 @@ from p2fit.results import Result
 from p2fit.solver.build import build
 from p2fit.solver.identify import WARN, determined, identify
 from p2fit.solver.problem import Problem
-from p2fit.solver.solving import solve_task
+from p2fit.solver.solving import solve_dataset
 from p2fit.wording import join
 
 _ANY = (0.5, 1.0)  # value of a target that a design lacks, of the loss
@@ -94,9 +102,9 @@ class DesignReport(Result):
         """Plain data for JSON; null where there is no number."""
         found = asdict(self)
         found |= {"law": self.law.name, "formula": self.law.formula, "advice": self.advice}
-        found["condition"] = _finite(self.condition)
+        found["condition"] = finite(self.condition)
         for mend in found["mends"]:
-            mend["condition"] = _finite(mend["condition"])
+            mend["condition"] = finite(mend["condition"])
         return found
 
 
@@ -130,7 +138,7 @@ def identify_design(
     if design:
         target = options.get("target", "loss")
         source = _without_losses(source, law, options.pop("columns", None), target)
-    return [_report(task, design, at or {}) for task in tasks(source, law, **options)]
+    return [_report(dataset, design, at or {}) for dataset in datasets(source, law, **options)]
 
 
 def _without_losses(
@@ -143,7 +151,7 @@ def _without_losses(
     names = {*curves.frame.columns, target}
     chosen = choose_law(names)[0] if law is None else get_law(law, names)
     unsaid = {x for x in chosen.inputs if x not in chosen.varied} - names
-    wanted = [c for c in needs(chosen, target) if c != target and c not in unsaid]
+    wanted = [c for c in required_columns(chosen, target) if c != target and c not in unsaid]
     numeric = [x for x in chosen.inputs if x not in unsaid]
     curves = read(source, columns, needs=wanted, numeric=numeric)
     filled = {**dict.fromkeys(sorted(unsaid), _BASE_LOSS), target: _ANY[target == "loss"]}
@@ -152,27 +160,27 @@ def _without_losses(
     )
 
 
-def _report(task: Task, design: bool, at: Mapping[str, float]) -> DesignReport:
-    frame, law = task.frame, task.law
+def _report(dataset: Dataset, design: bool, at: Mapping[str, float]) -> DesignReport:
+    frame, law = dataset.frame, dataset.law
     columns = {x: frame[x].to_numpy() for x in law.inputs}
     try:
         problem = build(
             law,
             columns,
-            frame[task.options.target].to_numpy(),
+            frame[dataset.options.target].to_numpy(),
             np.ones(frame.height),
-            residual=task.options.residual or "log",
+            residual=dataset.options.residual or "log",
         )
         z, reference = _typical(problem, columns), "typical values"
         if not design:
-            solved = solve_task(task)
+            solved = solve_dataset(dataset)
             k = problem.coefficients
             whole = np.all(solved.solution.z[:k] > 1e-6 * problem.sizes[:k])
             if whole and not solved.identification.undetermined:
                 z, reference = solved.solution.z, "the fit"
         z = _moved(problem, z, at)
     except LawError as error:
-        raise FitError(f"{task.label}: {error}") from None
+        raise FitError(f"{dataset.label}: {error}") from None
     positive = problem.residual != "log" or np.all(problem.loss(z[None]) > 0)
     if not positive:  # terms that are subtracted: logs make no sense
         problem = replace(problem, residual="linear")
@@ -182,8 +190,8 @@ def _report(task: Task, design: bool, at: Mapping[str, float]) -> DesignReport:
     names = law.varied
     return DesignReport(
         law=law,
-        source=task.curves.source,
-        group=dict(task.group),
+        source=dataset.curves.source,
+        group=dict(dataset.group),
         rows=frame.height,
         runs=frame["run"].n_unique(),
         inputs={
@@ -204,8 +212,8 @@ def _report(task: Task, design: bool, at: Mapping[str, float]) -> DesignReport:
         ),
         combinations=_combinations(problem, z, open_directions),
         collinear=found.collinear,
-        warnings=(*found.warnings, *task.warnings),
-        mends=find_mends(task, problem, z, columns, triangle)
+        warnings=(*found.warnings, *dataset.warnings),
+        mends=find_mends(dataset, problem, z, columns, triangle)
         if found.rank < found.parameters or found.condition > WARN
         else (),
     )
@@ -290,7 +298,3 @@ def _combinations(problem: Problem, z: Array, directions: Array) -> tuple[dict[s
     return tuple(
         {n: float(v) for n, v in zip(names, r) if abs(v) > 1e-5 * np.abs(r).max()} for r in matrix
     )
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 
 from p2fit.arrays import Array, Index
-from p2fit.curves.choosing import Task
-from p2fit.curves.points import alike
+from p2fit.curves.choosing import Dataset
+from p2fit.curves.points import merge_close_levels
 from p2fit.errors import FitError
 
 #: Hold-outs, as they are written.
@@ -60,15 +60,15 @@ def parse_holdout(holdout: str) -> tuple[str, float]:
     raise known
 
 
-def split(task: Task, holdout: str) -> Split | str:
+def split(dataset: Dataset, holdout: str) -> Split | str:
     """The rows of each fold; or why there are none."""
     kind, value = parse_holdout(holdout)
-    frame, inputs = task.frame, task.law.inputs
+    frame, inputs = dataset.frame, dataset.law.inputs
     runs = frame["run"].to_numpy()
     names, run = np.unique(runs, return_inverse=True)
     rows = np.arange(frame.height)
     if kind in ("checkpoints", "tokens"):
-        if not timed(frame):
+        if not has_tokens(frame):
             return "the curves have no tokens, or not in every row"
         cut = (
             _last_checkpoints(run, value)
@@ -83,13 +83,13 @@ def split(task: Task, holdout: str) -> Split | str:
     if kind.endswith(":largest"):
         x = kind.removesuffix(":largest")
         if x not in inputs:
-            return f"{x} is not an input of {task.law.name} (which has {', '.join(inputs)})"
+            return f"{x} is not an input of {dataset.law.name} (which has {', '.join(inputs)})"
         column = frame[x].to_numpy()
         distinct = len(np.unique(column))
         if distinct < 2:
             return f"1 distinct value of {x}, 2 needed"
         values = np.unique(column)
-        levels = alike(values) if x == "pruning_rate" else np.split(values, distinct)
+        levels = merge_close_levels(values) if x == "pruning_rate" else np.split(values, distinct)
         low, high = levels[-1][[0, -1]]
         span = f"{high:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
         return Split(f"{x} = {span}, the largest of {len(levels)} values", [rows[column >= low]])
@@ -101,13 +101,13 @@ def split(task: Task, holdout: str) -> Split | str:
         part = run
     else:
         about = f"each of {folds} random parts of the {len(names)} runs in turn"
-        shuffled = np.random.default_rng(task.options.seed).permutation(len(names))
+        shuffled = np.random.default_rng(dataset.options.seed).permutation(len(names))
         part = (shuffled % folds)[run]
     order = np.argsort(part, kind="stable")
     return Split(about, np.split(order, np.cumsum(np.bincount(part))[:-1]))
 
 
-def timed(frame: pl.DataFrame) -> bool:
+def has_tokens(frame: pl.DataFrame) -> bool:
     """Whether every row has tokens; a user's own law may do without."""
     return "tokens" in frame.columns and not frame["tokens"].null_count()
 

@@ -10,15 +10,15 @@ import polars as pl
 
 from p2fit.curves.choosing import (
     GROUPS,
+    Dataset,
     Source,
-    Task,
-    available,
+    datasets,
+    laws_served,
     open_curves,
-    servable,
-    tasks,
+    usable_columns,
     without_drift,
 )
-from p2fit.curves.control import movement
+from p2fit.curves.control import control_drift
 from p2fit.errors import FitError
 from p2fit.laws.law import Law
 from p2fit.laws.table import LAWS, get_law
@@ -33,8 +33,8 @@ def label(law: Law) -> str:
 
 def same_rows(
     source: Source, laws: Sequence[str | Law], options: Mapping[str, Any]
-) -> tuple[list[tuple[Task, ...]], list[dict[str, int]]]:
-    """For each group the tasks of all laws on the same rows, and the account of rows left out."""
+) -> tuple[list[tuple[Dataset, ...]], list[dict[str, int]]]:
+    """For each group the datasets of all laws on the same rows, and the count of rows left out."""
     held = {k: options.get(k) or {} for k in ("fix", "tie", "ranges")}
     rest = {k: v for k, v in options.items() if k not in ("columns", "start", *held)}
     target = options.get("target", "loss")
@@ -64,13 +64,13 @@ def same_rows(
     accounts: dict[tuple[str, ...], dict[str, int]] = {}
     emptied: tuple[str, ...] = ()
     for law, begin in zip(chosen, begun):
-        kept = tasks(curves, law, start=begin, **rest)
+        kept = datasets(curves, law, start=begin, **rest)
         emptied += kept[0].warnings
-        for task in kept:
-            account = accounts.setdefault(tuple(task.group.values()), {})
-            for reason, count in task.excluded.items():
+        for dataset in kept:
+            account = accounts.setdefault(tuple(dataset.group.values()), {})
+            for reason, count in dataset.excluded.items():
                 account[reason] = account.get(reason, 0) + count
-        curves = replace(curves, frame=pl.concat([task.frame for task in kept]))
+        curves = replace(curves, frame=pl.concat([dataset.frame for dataset in kept]))
     # In the order in which they are solved: by cluster.
     unit = options.get("cluster", "run")
     by_law = [
@@ -80,11 +80,11 @@ def same_rows(
                 frame=t.frame.sort(unit, maintain_order=True),
                 options=replace(t.options, subtract_control=subtract),
                 control={**moved, "subtracted": True}
-                if subtract and (moved := movement(t.frame, whole))
+                if subtract and (moved := control_drift(t.frame, whole))
                 else None,
                 warnings=emptied,
             )
-            for t in tasks(curves, law, start=begin, **rest)
+            for t in datasets(curves, law, start=begin, **rest)
         ]
         for law, begin in zip(chosen, begun)
     ]
@@ -96,8 +96,8 @@ def _varying(frame: pl.DataFrame) -> list[Law]:
     """The laws of the table whose columns are there, filled and not constant."""
     filled = [c for c in frame.columns if not frame[c].null_count()]
     varying = {c for c in filled if frame[c].n_unique() > 1}
-    fast = [LAWS[name] for name in servable(filled) if LAWS[name].monomial]
-    return [law for law in fast if set(law.inputs) <= available(varying)]
+    fast = [LAWS[name] for name in laws_served(filled) if LAWS[name].monomial]
+    return [law for law in fast if set(law.inputs) <= usable_columns(varying)]
 
 
 def _restrict(

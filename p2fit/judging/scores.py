@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from p2fit import metrics
-from p2fit.arrays import Array
+from p2fit.arrays import Array, finite
 from p2fit.fit import Fit
 from p2fit.laws.law import Law
 from p2fit.results import Result
@@ -84,12 +83,12 @@ class Points:
         return [
             {
                 "run": self.run[i],
-                **{x: null(v[i]) for x, v in self.columns.items()},
+                **{x: finite(v[i]) for x, v in self.columns.items()},
                 self.target: float(self.loss[i]),
-                "predicted": null(self.predicted[i]),
+                "predicted": finite(self.predicted[i]),
                 "interval": _pair(self.interval, i),
                 "range": _pair(self.range, i),
-                "baselines": {name: null(v[i]) for name, v in self.baselines.items()},
+                "baselines": {name: finite(v[i]) for name, v in self.baselines.items()},
             }
             for i in np.flatnonzero(self.held_out).tolist()
         ]
@@ -154,10 +153,6 @@ def _plain(score: Score | None) -> dict[str, Any] | None:
     return {**asdict(score), "skills": [asdict(s) for s in score.skills]}
 
 
-def null(value: Any) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
 def _pair(ends: tuple[Array, Array], i: int) -> list[float | None] | None:
-    low, high = null(ends[0][i]), null(ends[1][i])
+    low, high = finite(ends[0][i]), finite(ends[1][i])
     return None if low is None and high is None else [low, high]

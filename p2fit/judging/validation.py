@@ -15,15 +15,15 @@ import numpy as np
 
 from p2fit import metrics
 from p2fit.arrays import Array, Index
-from p2fit.curves.choosing import Source, Task, tasks
+from p2fit.curves.choosing import Dataset, Source, datasets
 from p2fit.errors import FitError
-from p2fit.estimation import fit_task
+from p2fit.estimation import fit_dataset
 from p2fit.fit import Fit
-from p2fit.judging.baselines import across_runs, along_run
-from p2fit.judging.holdouts import PAPER, PLAIN, Split, parse_holdout, split, timed
+from p2fit.judging.baselines import neighbour_baselines, run_baselines
+from p2fit.judging.holdouts import PAPER, PLAIN, Split, has_tokens, parse_holdout, split
 from p2fit.judging.scores import Points, Score, Skill, Validation
 from p2fit.laws.law import Law
-from p2fit.solver.solving import Solved, solve_task
+from p2fit.solver.solving import Solved, solve_dataset
 
 
 def validate(
@@ -59,11 +59,11 @@ def validate(
         raise FitError(f"holdout is {holdout!r}: give a list")
     for asked in holdout:
         parse_holdout(asked)
-    found = tasks(source, law, **options)
+    found = datasets(source, law, **options)
     wanted = tuple(dict.fromkeys(holdout))
     if not wanted:
         wanted = PAPER if "pruning_rate" in found[0].law.inputs else PLAIN
-    plans = [(task, asked, split(task, asked)) for task in found for asked in wanted]
+    plans = [(dataset, asked, split(dataset, asked)) for dataset in found for asked in wanted]
     hopeless = [
         asked
         for asked in wanted
@@ -82,21 +82,23 @@ def validate(
             progress(done, total)
 
     return [
-        _skipped(task, asked, plan) if isinstance(plan, str) else _held(task, asked, plan, tick)
-        for task, asked, plan in plans
+        _skipped(dataset, asked, plan)
+        if isinstance(plan, str)
+        else _held(dataset, asked, plan, tick)
+        for dataset, asked, plan in plans
     ]
 
 
 # ---------------------------------------------------------------- fit and predict
 
 
-def _skipped(task: Task, holdout: str, why: str) -> Validation:
+def _skipped(dataset: Dataset, holdout: str, why: str) -> Validation:
     return Validation(
         holdout=holdout,
         about="",
-        law=task.law,
-        source=task.curves.source,
-        group=dict(task.group),
+        law=dataset.law,
+        source=dataset.curves.source,
+        group=dict(dataset.group),
         fitted=0,
         held_out=0,
         score=None,
@@ -107,16 +109,16 @@ def _skipped(task: Task, holdout: str, why: str) -> Validation:
     )
 
 
-def _held(task: Task, holdout: str, plan: Split, tick: Callable[[], None]) -> Validation:
-    frame, law = task.frame, task.law
+def _held(dataset: Dataset, holdout: str, plan: Split, tick: Callable[[], None]) -> Validation:
+    frame, law = dataset.frame, dataset.law
     n = frame.height
-    names = [*law.inputs, *(["tokens"] if timed(frame) else [])]
+    names = [*law.inputs, *(["tokens"] if has_tokens(frame) else [])]
     points = Points(
         run=frame["run"].to_list(),
         held_out=np.zeros(n, bool),
         columns={x: frame[x].to_numpy() for x in dict.fromkeys(names)},
-        target=task.options.target,
-        loss=frame[task.options.target].to_numpy(),
+        target=dataset.options.target,
+        loss=frame[dataset.options.target].to_numpy(),
         predicted=np.full(n, np.nan),
         interval=(np.full(n, np.nan), np.full(n, np.nan)),
         range=(np.full(n, np.nan), np.full(n, np.nan)),
@@ -127,9 +129,9 @@ def _held(task: Task, holdout: str, plan: Split, tick: Callable[[], None]) -> Va
     baselines: dict[str, Array] = {}
     for held in plan.folds:
         kept = np.delete(np.arange(n), held)
-        left_out = {**task.excluded, f"held out ({holdout})": len(held)}
-        part = replace(task, frame=frame[kept], excluded=left_out)
-        fit = fit_task(part)
+        left_out = {**dataset.excluded, f"held out ({holdout})": len(held)}
+        part = replace(dataset, frame=frame[kept], excluded=left_out)
+        fit = fit_dataset(part)
         fits.append(fit)
         notes += [w for w in fit.warnings if w.startswith("no intervals")]
         points.held_out[held] = True
@@ -137,7 +139,11 @@ def _held(task: Task, holdout: str, plan: Split, tick: Callable[[], None]) -> Va
         _predict(fit, points, held if len(plan.folds) > 1 else np.arange(n))
         if fit.identification["undetermined"]:
             notes += _open(part, fit, points, held)
-        found = along_run(part, points, held) if along else across_runs(law, points, kept, held)
+        found = (
+            run_baselines(part, points, held)
+            if along
+            else neighbour_baselines(law, points, kept, held)
+        )
         for name, values in found.items():
             baselines.setdefault(name, np.full(n, np.nan))[held] = values
         tick()
@@ -149,8 +155,8 @@ def _held(task: Task, holdout: str, plan: Split, tick: Callable[[], None]) -> Va
         holdout=holdout,
         about=plan.about,
         law=law,
-        source=task.curves.source,
-        group=dict(task.group),
+        source=dataset.curves.source,
+        group=dict(dataset.group),
         fitted=n - max(map(len, plan.folds)),
         held_out=len(everything),
         score=score,
@@ -160,7 +166,7 @@ def _held(task: Task, holdout: str, plan: Split, tick: Callable[[], None]) -> Va
         },
         points=points,
         fits=tuple(fits),
-        warnings=(*_warnings(points), *dict.fromkeys(notes), *task.warnings),
+        warnings=(*_warnings(points), *dict.fromkeys(notes), *dataset.warnings),
     )
 
 
@@ -172,11 +178,11 @@ def _predict(fit: Fit, points: Points, rows: Index) -> None:
         points.interval[0][rows], points.interval[1][rows] = band
 
 
-def _open(part: Task, fit: Fit, points: Points, held: Index) -> list[str]:
+def _open(part: Dataset, fit: Fit, points: Points, held: Index) -> list[str]:
     """Put a range in place of a number where the fit does not determine it; and say why."""
     from p2fit.uncertainty.equally_good import prediction_range
 
-    solved = solve_task(part)
+    solved = solve_dataset(part)
     at = {x: points.columns[x][held] for x in fit.law.inputs}
     leaning = _leaning(solved, fit, at)
     if not leaning.any():

@@ -39,16 +39,16 @@ def is_zero(expression: ast.expr) -> bool:
     return isinstance(expression, ast.Constant) and expression.value == 0
 
 
-def factor(node: ast.expr, name: str) -> ast.expr:
+def factor_of(node: ast.expr, name: str) -> ast.expr:
     """What a parameter is multiplied by in an expression that is linear in it."""
     match node:
         case ast.Name(id=own) if own == name:
             return ast.Constant(1.0)
         case ast.UnaryOp(op=op, operand=operand):
-            inner = factor(operand, name)
+            inner = factor_of(operand, name)
             return inner if is_zero(inner) else ast.UnaryOp(op, inner)
         case ast.BinOp(left=left, op=op, right=right):
-            a, b = factor(left, name), factor(right, name)
+            a, b = factor_of(left, name), factor_of(right, name)
             match op:
                 case ast.Add() if is_zero(a):
                     return b
@@ -63,12 +63,12 @@ def factor(node: ast.expr, name: str) -> ast.expr:
     return ast.Constant(0.0)
 
 
-def way(node: ast.expr, name: str) -> list[ast.expr]:
+def path_to(node: ast.expr, name: str) -> list[ast.expr]:
     """From the first place of a name in an expression outwards; empty where there is none."""
     if isinstance(node, ast.Name):
         return [node] if node.id == name else []
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.expr) and (found := way(child, name)):
+        if isinstance(child, ast.expr) and (found := path_to(child, name)):
             return [*found, node]
     return []
 

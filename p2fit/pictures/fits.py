@@ -45,11 +45,11 @@ def draw_curves(fit: Fit, frame: pl.DataFrame) -> Figure:
     Args:
         frame: the rows that the fit was made of.
     """
-    x = along(fit, frame)
-    rest, parts, drawn = divide(fit, frame, x)
+    x = main_input(fit, frame)
+    rest, parts, drawn = split_panels(fit, frame, x)
     steps = Steps(rest[-1], frame[rest[-1]].to_numpy()) if rest else None
     size = (6.0, 3.8) if len(drawn) == 1 else (3.2, 2.6)
-    figure, axes = panels(len(drawn), across=across(len(drawn)), size=size)
+    figure, axes = panels(len(drawn), across=panels_abreast(len(drawn)), size=size)
     kinds: dict[str, Any] = {}
     words: dict[str, Any] = {}
     for axis, part in zip(axes, drawn):
@@ -73,7 +73,7 @@ def draw_curves(fit: Fit, frame: pl.DataFrame) -> Figure:
     return figure
 
 
-def divide(
+def split_panels(
     fit: Fit, frame: pl.DataFrame, x: str
 ) -> tuple[list[str], list[pl.DataFrame], list[pl.DataFrame]]:
     """The other inputs that vary (the last one is for colours), the rows of each panel by the
@@ -86,7 +86,7 @@ def divide(
     return rest, parts, spread(parts, _MOST_PANELS)
 
 
-def across(number: int) -> int:
+def panels_abreast(number: int) -> int:
     """Panels side by side."""
     return 2 if number == 4 else 3 if number <= 9 else 4
 
@@ -100,7 +100,7 @@ def share_scale(axes: Sequence[Axes]) -> None:
             axis.set_ylim(whole)
 
 
-def along(fit: Fit, frame: pl.DataFrame) -> str:
+def main_input(fit: Fit, frame: pl.DataFrame) -> str:
     """The input that curves are drawn along: the tokens, or the one that varies most."""
     inputs = [i for i in fit.law.inputs if i != "base_loss"] or list(fit.law.inputs)
     if "tokens" in inputs and frame["tokens"].n_unique() > 1:
@@ -108,7 +108,7 @@ def along(fit: Fit, frame: pl.DataFrame) -> str:
     return max(inputs, key=lambda i: frame[i].n_unique())
 
 
-def beyond(low: float, high: float, name: str) -> float:
+def drawn_until(low: float, high: float, name: str) -> float:
     """How far past the data a curve is drawn."""
     if is_log(low, high) and name != "pruning_rate":
         return high * float(np.clip(np.sqrt(high / low), 2, 10))
@@ -139,7 +139,7 @@ def _curves(
     inputs = fit.law.inputs
     low, high = _ends(frame, x)
     group = steps.of(frame[steps.name].to_numpy()) if steps else np.zeros(frame.height, int)
-    end = beyond(low, high, x)
+    end = drawn_until(low, high, x)
     log = is_log(low, end) and x != "pruning_rate"
     grid = np.geomspace(low, end, _STEPS) if log else np.linspace(low, end, _STEPS)
     runs = frame.group_by("run").agg(pl.col([i for i in inputs if i != x]).n_unique())

@@ -11,7 +11,7 @@ import polars as pl
 from p2fit.arrays import Array
 from p2fit.errors import FitError
 from p2fit.fit import Fit
-from p2fit.pictures.fits import across, bands, divide, share_scale
+from p2fit.pictures.fits import bands, panels_abreast, share_scale, split_panels
 from p2fit.pictures.style import (
     BEYOND,
     COLOURS,
@@ -52,10 +52,10 @@ def draw_saturation(fit: Fit, frame: pl.DataFrame, gain: float) -> Figure:
         raise FitError(f"{fit.law.name} does not read tokens: nothing saturates")
     if frame["tokens"].n_unique() == 1:
         raise FitError("the rows have one token count: they do not say how the loss falls")
-    rest, _, drawn = divide(fit, frame, "tokens")
+    rest, _, drawn = split_panels(fit, frame, "tokens")
     steps = Steps(rest[-1], frame[rest[-1]].to_numpy()) if rest else None
     size = (6.0, 3.8) if len(drawn) == 1 else (3.2, 2.6)
-    figure, axes = panels(len(drawn), across=across(len(drawn)), size=size)
+    figure, axes = panels(len(drawn), across=panels_abreast(len(drawn)), size=size)
     kinds: dict[str, Any] = {}
     words: dict[str, Any] = {}
     most = float(frame["tokens"].max())  # type: ignore[arg-type]

@@ -64,21 +64,21 @@ def plot(
         return draw_draws(fit)
     if kind in ("contours", "saturation", "compute"):
         fit.of_loss(f"a picture of kind {kind}")
-    task = fit.task(curves)
+    dataset = fit.dataset(curves)
     if kind == "profile":
-        from p2fit.uncertainty.profiles import profile_task
+        from p2fit.uncertainty.profiles import profile_dataset
 
-        return draw_profiles(list(profile_task(task, task.law.free)))
+        return draw_profiles(list(profile_dataset(dataset, dataset.law.free)))
     if kind == "contours":
         from p2fit.pictures.surfaces import draw_contours
 
-        return draw_contours(fit, task.frame)
+        return draw_contours(fit, dataset.frame)
     if kind in ("saturation", "compute"):
         from p2fit.pictures import plans
 
         if kind == "compute":
-            return plans.draw_compute(fit, task.frame)
-        return plans.draw_saturation(fit, task.frame, gain)
+            return plans.draw_compute(fit, dataset.frame)
+        return plans.draw_saturation(fit, dataset.frame, gain)
     from p2fit.pictures import fits
 
     drawn = {
@@ -86,4 +86,4 @@ def plot(
         "observed": fits.draw_observed,
         "residuals": fits.draw_residuals,
     }
-    return drawn[kind](fit, task.frame)
+    return drawn[kind](fit, dataset.frame)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from p2fit.arrays import Array
-from p2fit.curves.points import alike
+from p2fit.curves.points import merge_close_levels
 from p2fit.errors import FitError
 from p2fit.files import replacing
 
@@ -236,7 +236,7 @@ class Steps:
         self.name, distinct = name, np.unique(values)
         parts = np.split(distinct, len(distinct))
         if len(parts) > len(STEPS):
-            parts = alike(distinct)
+            parts = merge_close_levels(distinct)
         if len(parts) > len(STEPS):
             parts = np.array_split(distinct, 6)
         self.edges = np.array([part[0] for part in parts])

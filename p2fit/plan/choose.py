@@ -14,11 +14,18 @@ import numpy as np
 
 from p2fit.arrays import Array, finite
 from p2fit.curves.choosing import Source
-from p2fit.curves.points import table
+from p2fit.curves.points import points_table
 from p2fit.errors import FitError
 from p2fit.fit import Fit
-from p2fit.plan.prediction import beyond
-from p2fit.plan.quantities import Parameters, Quantity, Spread, open_parameters, outside, spread
+from p2fit.plan.prediction import extrapolation_notes
+from p2fit.plan.quantities import (
+    Parameters,
+    Quantity,
+    Spread,
+    decades_outside,
+    open_parameters,
+    spread,
+)
 from p2fit.plan.tokens import compute_saved
 from p2fit.results import Result
 from p2fit.wording import join
@@ -115,7 +122,7 @@ def plan_choose(
     if not all(0 < v < math.inf for v in (deploy_params, flops or 1.0, tokens or 1.0)):
         raise FitError("the deployed size and the budget are above 0")
     given = [x for x in ("params", "base_loss") if any(x in f.law.inputs for f in every)]
-    frame = table(candidates, given)
+    frame = points_table(candidates, given)
     rows = list(frame.iter_rows(named=True))
     asked: list[tuple[str, Fit, dict[str, float]]] = []
     small, strange = [], []
@@ -154,7 +161,8 @@ def plan_choose(
             best=None if best is None else float(best[i]),
             rank=None if ranks is None else float(ranks[i]),
             outside={
-                x: float(v) for x, v in outside(fit, {x: at[x] for x in fit.law.inputs}).items()
+                x: float(v)
+                for x, v in decades_outside(fit, {x: at[x] for x in fit.law.inputs}).items()
             },
         )
         for i, ((name, fit, at), s) in enumerate(zip(asked, found))
@@ -205,7 +213,7 @@ def _notes(
         notes.append(f"of a group that was not fitted, left out: {join(tuple(strange))}")
     inputs = dict.fromkeys(x for c in made for x in c.outside)
     far = {x: np.array([c.outside.get(x, 0.0) for c in made]) for x in inputs}
-    notes += beyond(far)
+    notes += extrapolation_notes(far)
     if any(c.best is None for c in made):
         notes.append("no probabilities: a fit has no intervals, for too few independent runs")
     for fit in fits:

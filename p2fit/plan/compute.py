@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 
 from p2fit.arrays import Array, finite
-from p2fit.curves.points import table
+from p2fit.curves.points import points_table
 from p2fit.errors import FitError
 from p2fit.fit import Fit
 from p2fit.laws import jets
 from p2fit.laws.expression import compute
 from p2fit.laws.law import Law
-from p2fit.plan.prediction import beyond
-from p2fit.plan.quantities import Parameters, Quantity, open_parameters, outside, spread
+from p2fit.plan.prediction import extrapolation_notes
+from p2fit.plan.quantities import Parameters, Quantity, decades_outside, open_parameters, spread
 from p2fit.plan.separate import Parts, Power, separate
 from p2fit.plan.tokens import compute_saved
 from p2fit.results import Result
@@ -166,7 +166,11 @@ def plan_compute(
             "compares base models, p2fit plan tokens plans for one"
         )
     others = [x for x in law.inputs if x not in (size, "tokens")]
-    given = table({x: v for x, v in (at or {}).items() if x in others}, others) if others else None
+    given = (
+        points_table({x: v for x, v in (at or {}).items() if x in others}, others)
+        if others
+        else None
+    )
     point = {x: float(given[x][0]) for x in others} if given is not None else {}
     kept = 1 - compute_saved(fit.group) * point.get("pruning_rate", 0.0)
     estimates = {n: np.array([v]) for n, v in fit.estimates().items()}
@@ -196,7 +200,7 @@ def plan_compute(
             )
         if least < loss.value:
             ends.append(f"at {c:.3g} FLOPs the law is lower still at {end}")
-        far = outside(fit, {size: n.value, "tokens": d.value})
+        far = decades_outside(fit, {size: n.value, "tokens": d.value})
         rows.append(
             Budget(
                 flops=float(c),
@@ -332,7 +336,7 @@ def _sparse(share: Schedule, size: Quantity, tokens: Quantity) -> Sparse:
 
 def _notes(fit: Fit, rows: Sequence[Budget], size: str) -> list[str]:
     far = {x: np.array([row.outside[x] for row in rows]) for x in (size, "tokens")}
-    notes = list(beyond(far))
+    notes = list(extrapolation_notes(far))
     if rows[0].size.interval is None:
         notes.append("the fit has no intervals: too few independent runs")
     if fit.identification["undetermined"]:

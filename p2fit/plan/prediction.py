@@ -21,11 +21,11 @@ import polars as pl
 
 from p2fit.arrays import Array, finite
 from p2fit.curves.choosing import Source
-from p2fit.curves.points import table
+from p2fit.curves.points import points_table
 from p2fit.errors import FitError
 from p2fit.fit import Fit
 from p2fit.laws.law import Law
-from p2fit.plan.quantities import open_parameters, outside
+from p2fit.plan.quantities import decades_outside, open_parameters
 from p2fit.results import Result
 from p2fit.wording import join
 
@@ -135,10 +135,14 @@ def predict(fit: Fit, points: Source, *, through: Fit | None = None) -> Predicti
     """
     if through is not None:
         return _chained(fit, points, through)
-    frame = table(points, fit.law.inputs)
+    frame = points_table(points, fit.law.inputs)
     columns = _columns(frame, fit.law.inputs)
     value = _finite(fit, columns, frame)
-    interval, extremes, far = fit.interval(columns), fit.range(columns), outside(fit, columns)
+    interval, extremes, far = (
+        fit.interval(columns),
+        fit.range(columns),
+        decades_outside(fit, columns),
+    )
     return Prediction(
         law=fit.law,
         target=fit.target,
@@ -189,7 +193,7 @@ def _chained(fit: Fit, points: Source, first: Fit) -> Prediction:
         raise FitError("a chain is of fits by least squares")
     others = [x for x in fit.law.inputs if x != link]
     wanted = list(dict.fromkeys([*first.law.inputs, *others]))
-    frame = table(points, wanted)
+    frame = points_table(points, wanted)
     before, own = _columns(frame, first.law.inputs), {x: frame[x].to_numpy() for x in others}
     middle = _finite(first, before, frame)
     columns = {**own, link: middle}
@@ -198,8 +202,8 @@ def _chained(fit: Fit, points: Source, first: Fit) -> Prediction:
     drawn = _draw(fit, first, before, own, middle)
     if drawn is not None:
         interval, new_run = (_between(fit, value, draws) for draws in drawn)
-    far = dict(outside(first, before))
-    for x, v in outside(fit, columns).items():
+    far = dict(decades_outside(first, before))
+    for x, v in decades_outside(fit, columns).items():
         far[x] = np.where(np.abs(v) > np.abs(far[x]), v, far[x]) if x in far else v
     extremes = _extremes(fit, first, before, own, value)
     return Prediction(
@@ -313,7 +317,7 @@ def _notes(
     if interval is None:
         which = "the fit has" if len(fits) == 1 else "one of the fits has"
         yield f"{which} no intervals: too few independent runs"
-    yield from beyond(far)
+    yield from extrapolation_notes(far)
     yield from _beyond_loss(fits, far)
     if fits[-1].options["residual"] == "arcsine" and (loss.min() < 0 or loss.max() > 1):
         yield f"the law leaves [0, 1], where {fits[-1].target} lies: one with limits would not"
@@ -341,7 +345,7 @@ def _beyond_loss(fits: Sequence[Fit], far: Mapping[str, Array]) -> Iterator[str]
         )
 
 
-def beyond(far: Mapping[str, Array]) -> Iterator[str]:
+def extrapolation_notes(far: Mapping[str, Array]) -> Iterator[str]:
     """A word on the inputs that are more than a factor of 2 outside the data."""
     most = {x: float(v[np.abs(v).argmax()]) for x, v in far.items()}
     yield from (f"{x} is 0 where the data are above it" for x, v in most.items() if math.isinf(v))

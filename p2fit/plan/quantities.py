@@ -123,7 +123,7 @@ def open_parameters(fit: Fit) -> str:
     return "; ".join(", ".join(u["parameters"]) for u in fit.identification["undetermined"])
 
 
-def outside(fit: Fit, columns: Mapping[str, Any]) -> dict[str, Array]:
+def decades_outside(fit: Fit, columns: Mapping[str, Any]) -> dict[str, Array]:
     """How far outside the fitted range each input is, in decades: below it negative, within 0."""
     found = {}
     for x, span in fit.data["range"].items():

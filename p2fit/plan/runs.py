@@ -24,11 +24,11 @@ import polars as pl
 
 from p2fit.arrays import Array
 from p2fit.curves.choosing import Source
-from p2fit.curves.points import table
+from p2fit.curves.points import points_table
 from p2fit.errors import FitError
 from p2fit.fit import Fit
-from p2fit.plan.prediction import beyond
-from p2fit.plan.quantities import open_parameters, outside
+from p2fit.plan.prediction import extrapolation_notes
+from p2fit.plan.quantities import decades_outside, open_parameters
 from p2fit.plan.tokens import compute_saved
 from p2fit.results import Result
 
@@ -118,17 +118,21 @@ def plan_next(
         raise FitError("the fit has no intervals to narrow: too few independent runs")
     if count < 1 or not 0 <= correlation < 1 or not (flops is None or 0 < flops < math.inf):
         raise FitError("count is from 1 up, flops above 0, correlation in [0, 1)")
-    frame = table(candidates, law.inputs)
+    frame = points_table(candidates, law.inputs)
     if "run" not in frame.columns:
         frame = frame.with_columns(run=pl.Series([f"row {i + 1}" for i in range(frame.height)]))
-    wanted = None if at is None else table(at, law.inputs)
+    wanted = None if at is None else points_table(at, law.inputs)
     points = [f.select(law.inputs) for f in (frame, wanted) if f is not None]
     cloud = _cloud(fit, draws, pl.concat(points))
     goal = None if wanted is None else cloud[frame.height :]
     options = _options(frame, fit, cloud, correlation)
     chosen, start = _chosen(options, goal, np.eye(cloud.shape[1]), count, flops, len(law.free))
-    far = {} if wanted is None else outside(fit, {x: wanted[x].to_numpy() for x in law.inputs})
-    notes = list(beyond(far))
+    far = (
+        {}
+        if wanted is None
+        else decades_outside(fit, {x: wanted[x].to_numpy() for x in law.inputs})
+    )
+    notes = list(extrapolation_notes(far))
     if not chosen:
         notes.append(f"no candidate costs as little as {flops:.4g} FLOPs")
     if fit.identification["undetermined"]:

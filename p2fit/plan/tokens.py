@@ -23,13 +23,13 @@ import polars as pl
 
 from p2fit.arrays import Array, finite
 from p2fit.curves.choosing import Source, read, where_expression
-from p2fit.curves.points import table
+from p2fit.curves.points import points_table
 from p2fit.curves.reading import Curves
 from p2fit.errors import FitError
 from p2fit.fit import Fit
 from p2fit.laws.law import Law
-from p2fit.plan.prediction import beyond
-from p2fit.plan.quantities import Parameters, Quantity, open_parameters, outside, spread
+from p2fit.plan.prediction import extrapolation_notes
+from p2fit.plan.quantities import Parameters, Quantity, decades_outside, open_parameters, spread
 from p2fit.plan.separate import separate
 from p2fit.results import Result
 
@@ -155,7 +155,7 @@ def plan_tokens(
         raise FitError(f"{law.name} does not read tokens: there are none to plan")
     others = [x for x in law.inputs if x != "tokens"]
     extra = [x for x in ("base_loss", "params", "pruning_rate") if x in at and x not in others]
-    frame = table({x: at[x] for x in (*others, *extra) if x in at}, (*others, *extra))
+    frame = points_table({x: at[x] for x in (*others, *extra) if x in at}, (*others, *extra))
     if frame.height > 1:
         raise FitError("plan_tokens is for one model at a time: give one number for each input")
     point = {x: float(frame[x][0]) for x in frame.columns}
@@ -188,8 +188,9 @@ def plan_tokens(
     def tokens(parameters: Parameters) -> Array:
         each = [
             found
-            if (found := closed(law, parameters, point, one.level, one.kind)) is not None
-            else searched(law, parameters, point, one.level, one.kind)
+            if (found := tokens_in_closed_form(law, parameters, point, one.level, one.kind))
+            is not None
+            else tokens_by_search(law, parameters, point, one.level, one.kind)
             for one in asked
         ]
         return np.stack(each, axis=1)
@@ -219,14 +220,14 @@ def models(fit: Fit, curves: Source) -> list[dict[str, float]]:
     rows = read_.frame.filter(mine)
     if "pruning_rate" in others:
         rows = rows.filter(pl.col("pruning_rate") > 0)
-    ordered = sorted(others, key=rank)
+    ordered = sorted(others, key=input_order)
     found = rows.select(pl.col(ordered).cast(float)).unique().sort(ordered)
     if found.is_empty():
         raise FitError(f"{read_.source}: no row of the fit's group")
     return found.to_dicts()
 
 
-def rank(x: str) -> tuple[bool, str]:
+def input_order(x: str) -> tuple[bool, str]:
     return x == "base_loss", x  # which goes with params
 
 
@@ -255,11 +256,11 @@ def _goal(
         loss=reached,
         tokens=tokens,
         flops=None if kept is None else tokens.scaled(6 * kept),
-        outside=float(outside(fit, {"tokens": tokens.value})["tokens"]),
+        outside=float(decades_outside(fit, {"tokens": tokens.value})["tokens"]),
     )
 
 
-def closed(
+def tokens_in_closed_form(
     law: Law, parameters: Parameters, at: Mapping[str, float], asked: float, kind: str
 ) -> Array | None:
     """Tokens, shape (S,), of a law rest + c/D^b that falls (c >= 0, b > 0); None for others.
@@ -287,7 +288,7 @@ def closed(
         )
 
 
-def searched(
+def tokens_by_search(
     law: Law, parameters: Parameters, at: Mapping[str, float], asked: float, kind: str
 ) -> Array:
     """Tokens, shape (S,), where the goal is first met on the way up; 0 where it is from the start
@@ -379,8 +380,8 @@ def compute_saved(group: Mapping[str, str]) -> float:
 
 
 def _notes(fit: Fit, point: Mapping[str, float], goals: Sequence[Goal]) -> list[str]:
-    far = outside(fit, {x: np.array([v]) for x, v in point.items()})
-    notes = list(beyond(far))
+    far = decades_outside(fit, {x: np.array([v]) for x, v in point.items()})
+    notes = list(extrapolation_notes(far))
     bought = [g for g in goals if math.isfinite(g.outside) and abs(g.outside) > 0.3]
     for goal in bought:
         end = "above" if goal.outside > 0 else "below"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from p2fit.curves.choosing import Task
+from p2fit.curves.choosing import Dataset
 from p2fit.fit import Fit
 from p2fit.wording import join
 
@@ -33,9 +33,9 @@ CAPTIONS = {
 # ---------------------------------------------------------------- pictures
 
 
-def alt(kind: str, fit: Fit, task: Task) -> str:
+def alt(kind: str, fit: Fit, dataset: Dataset) -> str:
     """What a picture shows."""
-    rows = plural(task.frame.height, "row")
+    rows = plural(dataset.frame.height, "row")
     inputs = [input_name(i) for i in fit.law.inputs if i != "base_loss"]
     rmse = number(_float(fit.metrics["rmse"]))
     return {

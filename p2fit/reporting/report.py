@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from p2fit import __version__
-from p2fit.curves.choosing import Source, Stdin, Task
+from p2fit.curves.choosing import Dataset, Source, Stdin
 from p2fit.errors import FitError, LawError
 from p2fit.fit import Fit
 from p2fit.fitting import fit_each
@@ -118,8 +118,8 @@ def _template() -> Any:
 def _section(
     fit: Fit, curves: Source | None, index: int, of: int, tick: Callable[[], None]
 ) -> Section:
-    task = fit.task(curves)
-    own = replace(task.curves, frame=task.frame)
+    dataset = fit.dataset(curves)
+    own = replace(dataset.curves, frame=dataset.frame)
     request = fit.request()
     for done in ("columns", "where", "min_tokens", "burn_in", "subtract_control"):
         request.pop(done, None)  # in these rows already
@@ -135,7 +135,7 @@ def _section(
     try:
         if fit.law.name == "custom":
             raise FitError("the law is the user's own: p2fit compare takes it beside others")
-        if task.frame.height > MOST_ROWS:
+        if dataset.frame.height > MOST_ROWS:
             raise FitError(f"more than {MOST_ROWS} rows take long; p2fit compare does it")
         request |= {"fix": dict(fit.law.fixed), "tie": dict(fit.law.tied)}
         (comparison,) = compare(own, **request)
@@ -144,8 +144,8 @@ def _section(
     except (FitError, LawError) as error:
         why_not = str(error).rpartition(f"{own.source}: ")[2]
     tick()
-    tokens, split, no_plan = _plans(fit, task)
-    pictures = _pictures(fit, task, validations, f"g{index + 1}", of <= FULLY)
+    tokens, split, no_plan = _plans(fit, dataset)
+    pictures = _pictures(fit, dataset, validations, f"g{index + 1}", of <= FULLY)
     tick()
     return Section(
         fit=fit,
@@ -170,24 +170,24 @@ def _holdouts(fit: Fit) -> list[str]:
     return ["checkpoints:0.2", "params:largest", last]
 
 
-def _plans(fit: Fit, task: Task) -> tuple[list[TokensPlan], ComputePlan | None, str]:
+def _plans(fit: Fit, dataset: Dataset) -> tuple[list[TokensPlan], ComputePlan | None, str]:
     """Tokens for models as in the data, the best split of compute, and why neither."""
-    from p2fit.pictures.fits import divide
+    from p2fit.pictures.fits import split_panels
     from p2fit.pictures.plans import compute_path, typical_inputs
     from p2fit.pictures.style import Steps, spread
 
-    frame, no_plan = task.frame, ""
+    frame, no_plan = dataset.frame, ""
     tokens: list[TokensPlan] = []
     if "tokens" not in fit.law.inputs:
         return tokens, None, f"{fit.law.name} does not read tokens: there are none to plan"
-    rest, _, parts = divide(fit, frame, "tokens")
+    rest, _, parts = split_panels(fit, frame, "tokens")
     steps = Steps(rest[-1], frame[rest[-1]].to_numpy()) if rest else None
     split: ComputePlan | None = None
     try:
         points = [at for part in parts for _, at in typical_inputs(fit, part, steps)]
         for at in spread(points, MODELS):
             try:  # the curves have a row right after pruning
-                found = plan_tokens(fit, at, gain=[GAIN], recover=[0.9], curves=task.curves)
+                found = plan_tokens(fit, at, gain=[GAIN], recover=[0.9], curves=dataset.curves)
             except FitError:
                 found = plan_tokens(fit, at, gain=[GAIN])
             tokens.append(found)
@@ -200,22 +200,22 @@ def _plans(fit: Fit, task: Task) -> tuple[list[TokensPlan], ComputePlan | None, 
 
 
 def _pictures(
-    fit: Fit, task: Task, validations: Sequence[Validation], anchor: str, fully: bool
+    fit: Fit, dataset: Dataset, validations: Sequence[Validation], anchor: str, fully: bool
 ) -> dict[str, Picture]:
     from p2fit.pictures import fits, plans, surfaces
     from p2fit.pictures.checks import draw_validation
     from p2fit.pictures.draws import draw_draws
 
-    makers: dict[str, Callable[[], Any]] = {"curves": lambda: fits.draw_curves(fit, task.frame)}
+    makers: dict[str, Callable[[], Any]] = {"curves": lambda: fits.draw_curves(fit, dataset.frame)}
     if fully:
         makers |= {
-            "observed": lambda: fits.draw_observed(fit, task.frame),
-            "residuals": lambda: fits.draw_residuals(fit, task.frame),
+            "observed": lambda: fits.draw_observed(fit, dataset.frame),
+            "residuals": lambda: fits.draw_residuals(fit, dataset.frame),
             "holdouts": lambda: draw_validation(validations),
-            "contours": lambda: surfaces.draw_contours(fit, task.frame),
+            "contours": lambda: surfaces.draw_contours(fit, dataset.frame),
             "draws": lambda: draw_draws(fit),
-            "saturation": lambda: plans.draw_saturation(fit, task.frame, GAIN),
-            "compute": lambda: plans.draw_compute(fit, task.frame),
+            "saturation": lambda: plans.draw_saturation(fit, dataset.frame, GAIN),
+            "compute": lambda: plans.draw_compute(fit, dataset.frame),
         }
     found = {}
     for kind, make in makers.items():
@@ -225,7 +225,7 @@ def _pictures(
             continue
         found[kind] = Picture(
             themed(drawing, f"{anchor}-{kind}"),
-            captions.alt(kind, fit, task),
+            captions.alt(kind, fit, dataset),
             captions.CAPTIONS[kind],
         )
     return found

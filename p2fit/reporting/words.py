@@ -12,7 +12,7 @@ from p2fit.fit import Estimate, Fit
 from p2fit.laws.table import LAWS
 from p2fit.pictures.plans import settled
 from p2fit.pictures.style import count, label, shown
-from p2fit.show.parts import told
+from p2fit.show.parts import describe_control
 from p2fit.wording import join
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def facts(fit: Fit) -> Iterator[tuple[str, str]]:
     for reason, rows in data["excluded"].items():
         yield "Left out", f"{plural(rows, 'row')}: {reason}"
     if data.get("control"):
-        yield "Control", told(data["control"])
+        yield "Control", describe_control(data["control"])
     for name, span in data["range"].items():
         low, high = (shown(name, span[end]) for end in ("min", "max"))
         ends = low if low == high else f"{low} to {high}"

@@ -8,8 +8,8 @@ from p2fit.plan.choose import Choice
 from p2fit.show.parts import (
     facts,
     grid,
+    interval_text,
     number,
-    span,
     with_notes,
 )
 
@@ -25,8 +25,8 @@ def renderable(plan: Choice) -> Any:
     made = grid(["base model", *(["group"] if groups else [])], [*heads, "best", "mean rank"])
     for c in plan.candidates:
         cells = [number(c.params), number(c.pruning_rate, 3), number(c.tokens)]
-        cells += [number(c.loss.value), span(c.loss.interval)]
-        cells += [span(c.loss.range)] if open_ else []
+        cells += [number(c.loss.value), interval_text(c.loss.interval)]
+        cells += [interval_text(c.loss.range)] if open_ else []
         cells.append("—" if c.best is None else f"{100 * c.best:.3g} %")
         group = [", ".join(c.group.values())] if groups else []
         made.add_row(c.name, *group, *cells, number(c.rank, 3))

@@ -11,9 +11,9 @@ from rich.text import Text
 
 from p2fit.judging.comparison import Comparison, Difference, logged
 from p2fit.show.parts import (
+    describe_control,
     facts,
     number,
-    told,
 )
 
 _HEADS = {
@@ -88,7 +88,7 @@ def _facts(comparison: Comparison) -> Iterator[tuple[str, str]]:
         yield "", f"left out {count}: {reason}"
     control = comparison.scores[0].fit.data["control"]
     if control:
-        yield "", told(control)
+        yield "", describe_control(control)
     laws = [score.law for score in comparison.scores]
     held = {f"{n} = {v:g}": None for law in laws for n, v in law.fixed.items()}
     held |= {f"{n} = {v}": None for law in laws for n, v in law.tied.items()}

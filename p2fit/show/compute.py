@@ -9,8 +9,8 @@ from p2fit.show.parts import (
     about,
     facts,
     grid,
+    interval_text,
     number,
-    span,
     with_notes,
 )
 
@@ -25,7 +25,7 @@ def renderable(plan: ComputePlan) -> Any:
         ("", "tokens ∝ C^b, b", plan.b),
     ):
         if q is not None:
-            ends = f" ({span(q.interval)})" if q.interval else ""
+            ends = f" ({interval_text(q.interval)})" if q.interval else ""
             head.append((name, f"{what} = {number(q.value)}{ends}"))
     own = ["a"] if plan.a is None else []
     if own:
@@ -36,7 +36,7 @@ def renderable(plan: ComputePlan) -> Any:
         made.add_row(number(one.flops), *(number(q.value) for q in each))
         if one.size.interval:
             digits = (3, 3, 3, 4)
-            made.add_row("", *(span(q.interval, n) for q, n in zip(each, digits)))
+            made.add_row("", *(interval_text(q.interval, n) for q, n in zip(each, digits)))
     parts: list[Any] = [facts(head), made]
     if plan.sparsity is not None:
         words = f"pruned to {100 * plan.sparsity:g} % from 25 % to 75 % of the compute"

@@ -10,10 +10,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from p2fit.bayes.diagnostics import UNMOVED
-from p2fit.bayes.diagnostics import faults as beyond
+from p2fit.bayes.diagnostics import UNMOVED, failed_checks
 from p2fit.fit import Estimate, Fit
-from p2fit.show.parts import facts, grid, labels, number, told
+from p2fit.show.parts import describe_control, facts, grid, labels, number
 from p2fit.solver.identify import determined
 
 _HEADS = ("parameter", "estimate", "std. error", "95 % interval", "")
@@ -105,7 +104,7 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
     if fit.posterior is not None and not fit.converged:
         yield (
             "NOT CONVERGED",
-            f"{'; '.join(beyond(fit.diagnostics or {}))}: do not use these numbers",
+            f"{'; '.join(failed_checks(fit.diagnostics or {}))}: do not use these numbers",
         )
     if fit.group:
         yield "group", ", ".join(f"{k} = {v}" for k, v in fit.group.items())
@@ -122,7 +121,7 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
     for reason, count in data["excluded"].items():
         yield "", f"left out {count}: {reason}"
     if data.get("control"):
-        yield "", told(data["control"])
+        yield "", describe_control(data["control"])
     for target, name in data["columns"].items():
         yield "", f"{target} taken from {name}"
     if fit.posterior is not None:

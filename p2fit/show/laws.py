@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from p2fit.curves.choosing import needs
+from p2fit.curves.choosing import required_columns
 from p2fit.laws.law import Law
 
 
@@ -34,7 +34,7 @@ def law_page(law: Law) -> Group:
         ("law", law.name),
         ("formula", law.formula),
         ("LaTeX", law.latex()),
-        ("columns", ", ".join(needs(law))),
+        ("columns", ", ".join(required_columns(law))),
         ("coefficients", f"{', '.join(law.coefficients)} (at least 0)"),
         (
             "exponents" if law.monomial else "others",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from p2fit.laws.law import Law
 
 
-def told(control: Mapping[str, Any]) -> str:
+def describe_control(control: Mapping[str, Any]) -> str:
     """What a summary says of the controls beside which a fit was made."""
     moved = f"{control['low']:+.2g} to {control['high']:+.2g} nats"
     if control["subtracted"]:
@@ -75,7 +75,7 @@ def grid(left: Sequence[str], right: Sequence[str]) -> Table:
     return made
 
 
-def span(ends: Sequence[float | None] | None, digits: int = 4) -> str:
+def interval_text(ends: Sequence[float | None] | None, digits: int = 4) -> str:
     """An interval; what is out of reach is called never."""
     if ends is None:
         return "—"
@@ -90,6 +90,6 @@ def with_notes(*parts: Any, notes: Sequence[str]) -> Group:
     return Group(*(made if notes else made[:-1]))
 
 
-def reach(value: float, digits: int = 4) -> str:
+def or_never(value: float, digits: int = 4) -> str:
     """A number, or never."""
     return "never" if value == math.inf else number(value, digits)

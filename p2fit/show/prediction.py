@@ -6,7 +6,7 @@ from typing import Any
 
 from p2fit.arrays import Array
 from p2fit.plan.prediction import Prediction
-from p2fit.show.parts import about, facts, grid, number, span, with_notes
+from p2fit.show.parts import about, facts, grid, interval_text, number, with_notes
 
 _SHOWN = 0.05  # decades outside the data that are worth a cell
 
@@ -15,7 +15,7 @@ def renderable(found: Prediction) -> Any:
     """What rich prints."""
 
     def ends(pair: tuple[Array, Array] | None, i: int) -> str:
-        return span(None if pair is None else [float(end[i]) for end in pair])
+        return interval_text(None if pair is None else [float(end[i]) for end in pair])
 
     inputs = [*found.law.inputs, *(found.through.inputs if found.through else ())]
     inputs = [x for x in found.points.columns if x in inputs]

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from p2fit import metrics
-from p2fit.judging.scores import Score, Validation, null
+from p2fit.arrays import finite
+from p2fit.judging.scores import Score, Validation
 from p2fit.show.parts import facts, grid, labels, number
 
 _MOST_RUNS = 20
@@ -127,7 +128,7 @@ def _table(v: Validation) -> Any:
             ("lowest", v.points.range[0]),
             ("highest", v.points.range[1]),
         ):
-            cells[title] = [number(null(values[i])) for i in at]
+            cells[title] = [number(finite(values[i])) for i in at]
     column("rows", lambda s: str(s.rows))
     column("RMSE", lambda s: number(s.rmse, 3))
     column("MAPE", lambda s: "—" if s.mape is None else f"{number(100 * s.mape, 3)} %")

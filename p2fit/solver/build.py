@@ -46,9 +46,11 @@ def build(
             f"the law has {len(law.coefficients)} coefficients; at most {_MOST} are fitted"
         )
     if not law.monomial or _reaches_zero(law, columns):
-        from p2fit.solver.formula import put  # jets are for laws that need them
+        from p2fit.solver.formula import build_formula  # jets are for laws that need them
 
-        return put(law, columns, y, weights, residual=residual, delta=delta, start=start or {})
+        return build_formula(
+            law, columns, y, weights, residual=residual, delta=delta, start=start or {}
+        )
     offset = offset_of(law, columns, len(y)) if known else np.zeros(len(y))
     raw = logs_of(law, columns, len(y))
     mean = raw.mean(axis=1)

@@ -13,7 +13,7 @@ import numpy as np
 from p2fit.arrays import Array, Index
 from p2fit.errors import LawError
 from p2fit.laws import jets
-from p2fit.laws.expression import evaluate, names_in, way
+from p2fit.laws.expression import evaluate, names_in, path_to
 from p2fit.laws.jets import ONE, Jet, exp
 from p2fit.laws.law import Law
 from p2fit.scales import Residual
@@ -155,7 +155,7 @@ class Formula(Problem):
         return out
 
 
-def put(
+def build_formula(
     law: Law,
     columns: Mapping[str, Array],
     y: Array,
@@ -247,17 +247,17 @@ def _span(law: Law, name: str, columns: Mapping[str, Array]) -> tuple[float, flo
     if name in law.powers:
         return EXPONENT
     typical = {n: np.asarray(0.4 if n in law.powers else 1.0) for n in law.free}
-    sizes = np.abs(np.atleast_1d(evaluate(matters(law, name), {**columns, **typical})))
+    sizes = np.abs(np.atleast_1d(evaluate(typical_scale(law, name), {**columns, **typical})))
     sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
     if not len(sizes):
         return SCALE
     return float(sizes.min()) / BEYOND, float(sizes.max()) * BEYOND
 
 
-def matters(law: Law, name: str) -> ast.expr:
+def typical_scale(law: Law, name: str) -> ast.expr:
     """The value at which a parameter's part of the formula is as large as what it is added to,
     divided by or divides; else as large as 1. To be evaluated with the parameter itself at 1."""
-    part, *outer = way(law.restricted, name)
+    part, *outer = path_to(law.restricted, name)
     for whole in outer:
         match whole:
             case ast.BinOp(left=left, op=ast.Add() | ast.Sub() | ast.Div(), right=right):

@@ -1,4 +1,4 @@
-"""From a task to its optimum: weights, the solver, what is determined."""
+"""From a dataset to its optimum: weights, the solver, what is determined."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from p2fit.arrays import Array, Index
-from p2fit.curves.choosing import Task
+from p2fit.curves.choosing import Dataset
 from p2fit.curves.options import Options
 from p2fit.errors import FitError, LawError
 from p2fit.solver.build import build
@@ -24,7 +24,7 @@ _FLAT = "the objective is flat there; a larger delta or squared loss may tell"
 
 @dataclass(frozen=True)
 class Solved:
-    """The optimum of a task, with what it takes to say how sure it is."""
+    """The optimum of a dataset, with what it takes to say how sure it is."""
 
     problem: Problem
     """The law on the rows, with their weights."""
@@ -42,20 +42,20 @@ class Solved:
     """How the rows were weighted."""
 
 
-def solve_task(task: Task) -> Solved:
-    """Find the optimum of a task.
+def solve_dataset(dataset: Dataset) -> Solved:
+    """Find the optimum of a dataset.
 
     Raises:
         FitError: the law cannot be put on these rows.
     """
     try:
-        return _solve(task)
+        return _solve(dataset)
     except LawError as error:
-        raise FitError(f"{task.label}: {error}") from None
+        raise FitError(f"{dataset.label}: {error}") from None
 
 
-def _solve(task: Task) -> Solved:
-    frame, law, options = task.frame, task.law, task.options
+def _solve(dataset: Dataset) -> Solved:
+    frame, law, options = dataset.frame, dataset.law, dataset.options
     # Clusters in one block each; within them the order of the curves.
     unit = options.cluster
     if unit != "run":

@@ -23,14 +23,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from p2fit.arrays import Array
-from p2fit.curves.choosing import Source, Task, tasks
+from p2fit.curves.choosing import Dataset, Source, datasets
 from p2fit.errors import FitError
 from p2fit.laws.law import Law
 from p2fit.results import Result
 from p2fit.solver.build import build
 from p2fit.solver.least_squares import minimise, solve
 from p2fit.solver.problem import Problem
-from p2fit.solver.solving import Solved, solve_task
+from p2fit.solver.solving import Solved, solve_dataset
 from p2fit.uncertainty.jackknife import FAR, Covariance, covariance, expected_curvature, t_quantile
 
 _STEPS = 8  # to where a parabola would cross the threshold
@@ -127,7 +127,7 @@ def profile(
     Raises:
         CurvesError, FitError, LawError: what is wrong with the file, the request, the law.
     """
-    found = tasks(source, law, **options)
+    found = datasets(source, law, **options)
     free = found[0].law.free
     for name in parameters:
         if name not in free:
@@ -137,28 +137,31 @@ def profile(
             )
     names = [n for n in free if n in (parameters or free)]
     profiles = []
-    for task in found:
-        for one in profile_task(task, names):
+    for dataset in found:
+        for one in profile_dataset(dataset, names):
             profiles.append(one)
             if progress is not None:
                 progress(len(profiles), len(found) * len(names))
     return profiles
 
 
-def profile_task(task: Task, names: Sequence[str]) -> Iterator[Profile]:
-    """Profile these parameters of a task, one after the other."""
-    solved = solve_task(task)
+def profile_dataset(dataset: Dataset, names: Sequence[str]) -> Iterator[Profile]:
+    """Profile these parameters of a dataset, one after the other."""
+    solved = solve_dataset(dataset)
     problem, found, spread = solved.problem, solved.identification, covariance(solved)
     if len(problem.y) <= found.rank:
         raise FitError(
-            f"{task.label}: {len(problem.y)} rows for {found.rank} determined directions leave no "
-            "scatter to judge a rise of the objective by"
+            f"{dataset.label}: {len(problem.y)} rows for {found.rank} determined directions leave "
+            "no scatter to judge a rise of the objective by"
         )
     base = float(minimise(problem, solved.solution.z[None]).value[0])
     thresholds, half = _calibrate(solved, spread)
     for name in names:
         index = problem.names.index(name)
-        warnings = [*task.warnings, *(str(u) for u in found.undetermined if name in u.parameters)]
+        warnings = [
+            *dataset.warnings,
+            *(str(u) for u in found.undetermined if name in u.parameters),
+        ]
         jackknife = None
         if spread is None:
             calibration: Calibration = "rows"
@@ -181,7 +184,7 @@ def profile_task(task: Task, names: Sequence[str]) -> Iterator[Profile]:
         estimate = float(problem.natural(solved.solution.z)[name])
         yield Profile(
             parameter=name,
-            group=dict(task.group),
+            group=dict(dataset.group),
             estimate=estimate if math.isfinite(estimate) else None,
             log=path.log,
             values=tuple(path.value(p.at) for p in points),
