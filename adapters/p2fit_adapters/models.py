@@ -100,7 +100,7 @@ def from_config(config: Any) -> Any:
     return _prepared(AutoModelForCausalLM.from_config(config, dtype=torch.float32))
 
 
-def on_meta(config: Any) -> Any:
+def meta_model(config: Any) -> Any:
     """The same without memory for the weights, to look at shapes."""
     with torch.device("meta"):
         return from_config(config)
@@ -111,7 +111,7 @@ def _prepared(model: Any) -> Any:
     return model
 
 
-def count(model: nn.Module, masks: Mapping[str, torch.Tensor] | None = None) -> Counts:
+def count_parameters(model: nn.Module, masks: Mapping[str, torch.Tensor] | None = None) -> Counts:
     """Parameters of a model, without those that ``masks`` (name → kept) hold at zero."""
     sizes = {}
     for name, parameter in model.named_parameters():  # tied tensors come once
@@ -123,7 +123,7 @@ def count(model: nn.Module, masks: Mapping[str, torch.Tensor] | None = None) -> 
     return Counts(total, total - sum(sizes[key] for key in embedding))
 
 
-def layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
+def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """The decoder layers and the name of the list that holds them.
 
     Raises:
@@ -136,12 +136,12 @@ def layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     raise RunError(f"{model.config.model_type}: no list of {wanted} decoder layers found")
 
 
-def rebuilt(model: Any, config: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+def with_tensors(model: Any, config: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     """A model of another configuration with these tensors, which are not copied.
 
     Buffers that are not saved (rotary frequencies) come from ``model``.
     """
-    new = on_meta(config)
+    new = meta_model(config)
     new.load_state_dict(dict(tensors), assign=True)
     new.tie_weights()
     for name, buffer in list(new.named_buffers()):

@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from p2fit_adapters.errors import RunError
-from p2fit_adapters.models import Counts, count, layers, on_meta, rebuilt
+from p2fit_adapters.models import Counts, count_parameters, decoder_layers, meta_model, with_tensors
 
 CRITERIA = ("block-influence", "span")
 
@@ -35,9 +35,9 @@ def layers_to_drop(config: Any, rate: float) -> int:
     Raises:
         RunError: the rate is out of reach.
     """
-    model = on_meta(config)
-    total = count(model).total
-    blocks = layers(model)[1]
+    model = meta_model(config)
+    total = count_parameters(model).total
+    blocks = decoder_layers(model)[1]
     layer = sum(p.numel() for p in blocks[0].parameters())
     highest = layer * (len(blocks) - 1) / total
     if not layer / total / 2 <= rate <= highest + layer / total / 2:
@@ -51,14 +51,14 @@ def layers_to_drop(config: Any, rate: float) -> int:
 def counts_after(config: Any, rate: float) -> Counts:
     """Counts after pruning, from the configuration alone; layers are taken to be alike."""
     kept = config.num_hidden_layers - layers_to_drop(config, rate)
-    return count(on_meta(shrunk_config(config, list(range(kept)))))
+    return count_parameters(meta_model(shrunk_config(config, list(range(kept)))))
 
 
 @torch.no_grad()
 def similarity(model: Any, windows: torch.Tensor, batch_size: int) -> torch.Tensor:
     """[layers + 1, layers + 1]: mean cosine similarity of the hidden states before layer i and
     before layer j, over all tokens; the last is that after the last layer, before the norm."""
-    _, blocks = layers(model)
+    _, blocks = decoder_layers(model)
     states: list[torch.Tensor] = []
     hooks = [
         block.register_forward_pre_hook(
@@ -101,7 +101,7 @@ def prune(
         scores = [float(1 - alike[i, i + 1]) for i in range(n)]
         dropped = set(sorted(range(n), key=scores.__getitem__)[:drop])
     kept = [i for i in range(n) if i not in dropped]
-    prefix, _ = layers(model)
+    prefix, _ = decoder_layers(model)
     renumbered = {f"{prefix}.{old}.": f"{prefix}.{new}." for new, old in enumerate(kept)}
     tensors = {}
     for name, tensor in model.state_dict().items():
@@ -111,5 +111,5 @@ def prune(
         head = ".".join(name.split(".")[: prefix.count(".") + 2]) + "."
         if head in renumbered:
             tensors[renumbered[head] + name.removeprefix(head)] = tensor
-    new = rebuilt(model, shrunk_config(model.config, kept), tensors)
+    new = with_tensors(model, shrunk_config(model.config, kept), tensors)
     return new, {"layers_dropped": sorted(dropped), "scores": scores}

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from p2fit_adapters.errors import RunError
-from p2fit_adapters.models import Counts, count, layers, on_meta
+from p2fit_adapters.models import Counts, count_parameters, decoder_layers, meta_model
 
 CRITERIA = ("sparsegpt", "wanda", "magnitude")
 DAMPING = 0.01  # of the mean of H's diagonal, as in the authors' code
@@ -41,13 +41,13 @@ def parse(pattern: str) -> tuple[int, int]:
     return n, m
 
 
-def linears(block: nn.Module) -> dict[str, nn.Linear]:
+def linear_layers(block: nn.Module) -> dict[str, nn.Linear]:
     return {name: module for name, module in block.named_modules() if isinstance(module, nn.Linear)}
 
 
 def _check(model: nn.Module, m: int) -> None:
-    prefix, blocks = layers(model)
-    found = [(name, module) for block in blocks for name, module in linears(block).items()]
+    prefix, blocks = decoder_layers(model)
+    found = [(name, module) for block in blocks for name, module in linear_layers(block).items()]
     if not found:
         raise RunError(f"{model.config.model_type}: no linear layers in {prefix}")
     for name, module in found:
@@ -58,15 +58,17 @@ def _check(model: nn.Module, m: int) -> None:
 def counts_after(config: Any, pattern: str) -> Counts:
     """Counts after pruning, from the configuration alone."""
     n, m = parse(pattern)
-    model = on_meta(config)
+    model = meta_model(config)
     _check(model, m)
-    before = count(model)
-    modules = [module for block in layers(model)[1] for module in linears(block).values()]
+    before = count_parameters(model)
+    modules = [
+        module for block in decoder_layers(model)[1] for module in linear_layers(block).values()
+    ]
     gone = sum(module.weight.numel() for module in modules) * (m - n) // m
     return Counts(before.total - gone, before.non_embedding - gone)
 
 
-def best(scores: torch.Tensor, n: int, m: int) -> torch.Tensor:
+def top_n_of_m(scores: torch.Tensor, n: int, m: int) -> torch.Tensor:
     """[rows, columns] → True at the n highest scores of each m in a row; ties: the first."""
     grouped = scores.reshape(len(scores), -1, m)
     order = grouped.argsort(dim=-1, descending=True, stable=True)
@@ -94,7 +96,7 @@ def sparsegpt(
             if (column - start) % m == 0:
                 group = slice(column, column + m)
                 scores = weight[:, group] ** 2 / factor.diagonal()[group] ** 2
-                kept[:, group] = best(scores, n, m)
+                kept[:, group] = top_n_of_m(scores, n, m)
             pruned = weight[:, column] * kept[:, column]
             error = (weight[:, column] - pruned) / factor[column, column]
             weight[:, column] = pruned
@@ -117,10 +119,10 @@ def prune(
     """Prune the model in place; the masks are True where a weight stays, by parameter name."""
     n, m = parse(pattern)
     _check(model, m)
-    prefix, blocks = layers(model)
+    prefix, blocks = decoder_layers(model)
     masks = {}
     for i, block in enumerate(blocks):
-        modules = linears(block)
+        modules = linear_layers(block)
         inputs = (
             {}
             if criterion == "magnitude"
@@ -134,7 +136,7 @@ def prune(
                 weight.copy_(new)
             else:
                 norm = inputs[name].sqrt() if criterion == "wanda" else 1.0
-                kept = best(weight.abs() * norm, n, m)
+                kept = top_n_of_m(weight.abs() * norm, n, m)
             weight.mul_(kept)
             masks[f"{prefix}.{i}.{name}.weight"] = kept
         progress(i + 1, len(blocks))

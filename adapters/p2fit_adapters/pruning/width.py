@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from p2fit_adapters.errors import RunError
-from p2fit_adapters.models import Counts, count, on_meta, rebuilt
+from p2fit_adapters.models import Counts, count_parameters, meta_model, with_tensors
 
 CRITERIA = ("activation",)
 DIMENSIONS = ("mlp", "heads", "hidden")
@@ -83,7 +83,7 @@ def _allowed(config: Any, sizes: dict[str, int]) -> bool:
 def _polynomial(config: Any) -> Counter[tuple[str, ...]]:
     """The parameter count as a polynomial in the dimensions: factors → coefficient."""
     terms: Counter[tuple[str, ...]] = Counter()
-    for name, parameter in on_meta(config).named_parameters():
+    for name, parameter in meta_model(config).named_parameters():
         axes = _axes(name)
         fixed = (size for axis, size in zip(axes, parameter.shape, strict=True) if not axis)
         terms[tuple(axis for axis in axes if axis)] += math.prod(fixed)
@@ -139,7 +139,9 @@ def choose_sizes(config: Any, rate: float, dimensions: Iterable[str]) -> dict[st
 
 def counts_after(config: Any, rate: float, dimensions: Iterable[str]) -> Counts:
     """Counts after pruning, from the configuration alone."""
-    return count(on_meta(shrunk_config(config, choose_sizes(config, rate, dimensions))))
+    return count_parameters(
+        meta_model(shrunk_config(config, choose_sizes(config, rate, dimensions)))
+    )
 
 
 @torch.no_grad()
@@ -202,7 +204,7 @@ def prune(
             if keep is not None and len(keep) < tensor.shape[dim]:
                 tensor = tensor.index_select(dim, keep.to(tensor.device))
         tensors[name] = tensor
-    new = rebuilt(model, shrunk_config(config, sizes), tensors)
+    new = with_tensors(model, shrunk_config(config, sizes), tensors)
     return new, {"sizes": sizes, "dimensions": list(dimensions)}
 
 
