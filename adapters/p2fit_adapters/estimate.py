@@ -13,7 +13,7 @@ import numpy as np
 
 from p2fit_adapters import curves
 from p2fit_adapters.jobs import Job, Sweep
-from p2fit_adapters.models import decoder_layers, from_config
+from p2fit_adapters.models import from_config
 from p2fit_adapters.pretraining import Pretraining
 from p2fit_adapters.progress import Report
 from p2fit_adapters.pruning.masks import Masks
@@ -23,6 +23,7 @@ from p2fit_adapters.workers import fixed_threads
 
 SECONDS = 1.5  # of steps, for each model, after one that is not counted
 MOST_STEPS = 20
+CALIBRATION_PASSES = 3  # of N:M: through all blocks, and twice through each
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,6 @@ class _Speed:
     step: float
     window: float
     """To evaluate one."""
-    layers: int
 
 
 def plan(sweep: Sweep, report: Report | None = None) -> list[Planned]:
@@ -132,9 +132,7 @@ def _measure(job: Job, config: Any) -> _Speed:
     began = time.perf_counter()
     window_losses(held, trainer.model, text.evaluation, training.batch_size)
     window = (time.perf_counter() - began) / len(text.evaluation)
-    return _Speed(
-        start, float(np.median(times)), window, len(decoder_layers(trainer.plain_model)[1])
-    )
+    return _Speed(start, float(np.median(times)), window)
 
 
 def _seconds(job: Job, speed: _Speed) -> float:
@@ -150,7 +148,7 @@ def _seconds(job: Job, speed: _Speed) -> float:
         begin += evaluation  # of the base model
         if pruning.method != "none":
             begin += evaluation
-            passes = 1.0 if pruning.is_structured else (speed.layers + 1) / 2
+            passes = 1.0 if pruning.is_structured else CALIBRATION_PASSES
             calibrated = 0 if pruning.chosen_criterion == "magnitude" else passes
             begin += speed.window * pruning.calibration_windows * calibrated
         share = 1 - (pruning.rate or 0.0)

@@ -172,7 +172,7 @@ def counts_after(config: Any, pruning: Pruning) -> Counts:
     """
     if pruning.method == "depth":
         assert pruning.rate is not None
-        return depth.counts_after(config, pruning.rate)
+        return depth.counts_after(config, pruning.rate, pruning.chosen_criterion)
     if pruning.method == "width":
         assert pruning.rate is not None
         return width.counts_after(config, pruning.rate, tuple(pruning.dimensions))
