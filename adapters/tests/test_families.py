@@ -190,8 +190,11 @@ def test_calibration_block_by_block_gives_what_whole_passes_give(
 
     pruning = Pruning("2:4", criterion=criterion)
     monkeypatch.setattr(Calibration, "__enter__", noted)
-    found = prune(families.model(name), pruning, IDS, batch_size=3)
+    model = families.model(name)
+    model.config.use_cache = True  # as from_pretrained leaves it
+    found = prune(model, pruning, IDS, batch_size=3)
     assert taken == [True]
+    assert model.config.use_cache
     monkeypatch.setattr(Calibration, "__enter__", by_whole_passes)
     expected = prune(families.model(name), pruning, IDS, batch_size=3)
     for a, b in zip(found.model.parameters(), expected.model.parameters(), strict=True):

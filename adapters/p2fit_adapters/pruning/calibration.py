@@ -188,6 +188,8 @@ class Calibration:
         self.blocks = list(decoder_layers(model)[1])
 
     def __enter__(self) -> Calibration:
+        self._caches = getattr(self.model.config, "use_cache", None)
+        self.model.config.use_cache = False  # a block that is called twice would see itself
         self._experts = getattr(self.model.config, "_experts_implementation", None)
         if self._experts not in (None, "eager"):  # one product for each expert, to be seen
             self.model.set_experts_implementation("eager")
@@ -205,6 +207,7 @@ class Calibration:
         return self
 
     def __exit__(self, *_: Any) -> None:
+        self.model.config.use_cache = self._caches
         if self._experts not in (None, "eager"):
             self.model.set_experts_implementation(self._experts)
 
