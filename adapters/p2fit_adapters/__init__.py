@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from p2fit_adapters.errors import RunError
     from p2fit_adapters.estimate import Planned, makespan, plan
-    from p2fit_adapters.models import Counts, count, load_model
+    from p2fit_adapters.jobs import Job, Sweep
+    from p2fit_adapters.models import Counts, count_parameters, load_model
     from p2fit_adapters.post_training import (
         PostTrained,
         PostTraining,
@@ -27,24 +28,27 @@ if TYPE_CHECKING:
         pretrain,
         pretrain_each,
     )
+    from p2fit_adapters.progress import Outcome
     from p2fit_adapters.pruning import Pruned, Pruning, combinations, counts_after, prune
-    from p2fit_adapters.sweep import Job, Sweep, read_sweep
+    from p2fit_adapters.sweep import read_sweep
     from p2fit_adapters.text import Text, TextSource, prepare
     from p2fit_adapters.training import Trainer, Training, evaluate
-    from p2fit_adapters.workers import Outcome, run_one, run_sweep
+    from p2fit_adapters.workers import run_one, run_sweep
 
 # torch is imported when something is asked for, so that the command's help does not wait for it.
 _MODULES = {
     "errors": ("RunError",),
     "estimate": ("Planned", "makespan", "plan"),
-    "models": ("Counts", "count", "load_model"),
+    "jobs": ("Job", "Sweep"),
+    "models": ("Counts", "count_parameters", "load_model"),
     "post_training": ("PostTrained", "PostTraining", "post_train", "post_train_each"),
     "pretraining": ("Pretrained", "Pretraining", "Sparsity", "pretrain", "pretrain_each"),
+    "progress": ("Outcome",),
     "pruning": ("Pruned", "Pruning", "combinations", "counts_after", "prune"),
-    "sweep": ("Job", "Sweep", "read_sweep"),
+    "sweep": ("read_sweep",),
     "text": ("Text", "TextSource", "prepare"),
     "training": ("Trainer", "Training", "evaluate"),
-    "workers": ("Outcome", "run_one", "run_sweep"),
+    "workers": ("run_one", "run_sweep"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -67,7 +71,7 @@ __all__ = [
     "Trainer",
     "Training",
     "combinations",
-    "count",
+    "count_parameters",
     "counts_after",
     "evaluate",
     "load_model",

@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 
 from p2fit_adapters import curves
-from p2fit_adapters.models import from_config, layers
+from p2fit_adapters.jobs import Job, Sweep
+from p2fit_adapters.models import from_config
 from p2fit_adapters.pretraining import Pretraining
-from p2fit_adapters.progress import Quiet
+from p2fit_adapters.progress import Report
 from p2fit_adapters.pruning.masks import Masks
-from p2fit_adapters.sweep import Job, Sweep
 from p2fit_adapters.text import Text
-from p2fit_adapters.training import Trainer, accelerator, window_losses
+from p2fit_adapters.training import Trainer, make_accelerator, window_losses
 from p2fit_adapters.workers import fixed_threads
 
 SECONDS = 1.5  # of steps, for each model, after one that is not counted
 MOST_STEPS = 20
+CALIBRATION_PASSES = 3  # of N:M: through all blocks, and twice through each
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,9 @@ class _Speed:
     step: float
     window: float
     """To evaluate one."""
-    layers: int
 
 
-def plan(sweep: Sweep, report: Quiet | None = None) -> list[Planned]:
+def plan(sweep: Sweep, report: Report | None = None) -> list[Planned]:
     """What a sweep will do and how long each run will take on this machine, on its own.
 
     A few steps of each model are measured, with random text; a pruned model takes as much less as
@@ -62,7 +62,7 @@ def plan(sweep: Sweep, report: Quiet | None = None) -> list[Planned]:
     Raises:
         RunError: a model cannot be had.
     """
-    report = report or Quiet()
+    report = report or Report()
     speeds: dict[Any, _Speed] = {}
     labels = {job.folder: job.label for job in sweep.jobs}
     found = []
@@ -118,7 +118,7 @@ def _measure(job: Job, config: Any) -> _Speed:
     text = Text(ids, ids[: 2 * training.batch_size], {}, "")
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        held = accelerator(training, Path(folder))
+        held = make_accelerator(training, Path(folder))
         trainer = Trainer(held, from_config(config), Masks({}), text, training)
         trainer.save(Path(folder))
         start = time.perf_counter() - began
@@ -132,7 +132,7 @@ def _measure(job: Job, config: Any) -> _Speed:
     began = time.perf_counter()
     window_losses(held, trainer.model, text.evaluation, training.batch_size)
     window = (time.perf_counter() - began) / len(text.evaluation)
-    return _Speed(start, float(np.median(times)), window, len(layers(trainer.plain_model)[1]))
+    return _Speed(start, float(np.median(times)), window)
 
 
 def _seconds(job: Job, speed: _Speed) -> float:
@@ -148,7 +148,7 @@ def _seconds(job: Job, speed: _Speed) -> float:
         begin += evaluation  # of the base model
         if pruning.method != "none":
             begin += evaluation
-            passes = 1.0 if pruning.is_structured else (speed.layers + 1) / 2
+            passes = 1.0 if pruning.is_structured else CALIBRATION_PASSES
             calibrated = 0 if pruning.chosen_criterion == "magnitude" else passes
             begin += speed.window * pruning.calibration_windows * calibrated
         share = 1 - (pruning.rate or 0.0)

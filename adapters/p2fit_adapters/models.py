@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -86,6 +87,20 @@ def new_config(model: str, fields: Mapping[str, Any], revision: str | None = Non
         raise RunError(f"{model}: no such configuration: {why}") from None
 
 
+def as_saved(config: Any) -> Any:
+    """A configuration as saving and loading leave it.
+
+    Raises:
+        Exception: of many kinds, as each configuration checks in its own way.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        config.save_pretrained(folder)
+        again = type(config).from_pretrained(folder)
+    again._attn_implementation = config._attn_implementation
+    again.use_cache = getattr(config, "use_cache", False)
+    return again
+
+
 def _loaded(kind: Any, model: str, **options: Any) -> Any:
     try:
         return kind.from_pretrained(model, **options)
@@ -100,7 +115,7 @@ def from_config(config: Any) -> Any:
     return _prepared(AutoModelForCausalLM.from_config(config, dtype=torch.float32))
 
 
-def on_meta(config: Any) -> Any:
+def meta_model(config: Any) -> Any:
     """The same without memory for the weights, to look at shapes."""
     with torch.device("meta"):
         return from_config(config)
@@ -111,7 +126,7 @@ def _prepared(model: Any) -> Any:
     return model
 
 
-def count(model: nn.Module, masks: Mapping[str, torch.Tensor] | None = None) -> Counts:
+def count_parameters(model: nn.Module, masks: Mapping[str, torch.Tensor] | None = None) -> Counts:
     """Parameters of a model, without those that ``masks`` (name → kept) hold at zero."""
     sizes = {}
     for name, parameter in model.named_parameters():  # tied tensors come once
@@ -123,30 +138,29 @@ def count(model: nn.Module, masks: Mapping[str, torch.Tensor] | None = None) -> 
     return Counts(total, total - sum(sizes[key] for key in embedding))
 
 
-def layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
+def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """The decoder layers and the name of the list that holds them.
 
     Raises:
         RunError: the model has no such list.
     """
-    wanted = model.config.num_hidden_layers
+    wanted = getattr(model.config, "num_hidden_layers", None)
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == wanted:
             return name, module
-    raise RunError(f"{model.config.model_type}: no list of {wanted} decoder layers found")
+    raise RunError(f"{model.config.model_type}: no list of {wanted or 'its'} decoder layers found")
 
 
-def rebuilt(model: Any, config: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+def with_tensors(model: Any, config: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     """A model of another configuration with these tensors, which are not copied.
 
-    Buffers that are not saved (rotary frequencies) come from ``model``.
+    What is not saved (rotary frequencies) is made from the configuration, as loading would.
     """
-    new = on_meta(config)
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        new = from_config(config)
     new.load_state_dict(dict(tensors), assign=True)
     new.tie_weights()
-    for name, buffer in list(new.named_buffers()):
-        if buffer.is_meta:
-            owner, _, last = name.rpartition(".")
-            new.get_submodule(owner)._buffers[last] = model.get_buffer(name).clone()
     new.generation_config = copy.deepcopy(model.generation_config)
-    return new.train(model.training)
+    return new.to(model.device).train(model.training)

@@ -14,9 +14,9 @@ import torch
 from p2fit_adapters import curves
 from p2fit_adapters.errors import RunError
 from p2fit_adapters.models import Counts, load_config, load_model
-from p2fit_adapters.progress import Quiet
+from p2fit_adapters.progress import Report
 from p2fit_adapters.pruning import Pruned, Pruning, counts_after, prune
-from p2fit_adapters.running import Result, Run, recorded
+from p2fit_adapters.running import Result, Run, recorded_settings
 from p2fit_adapters.text import Text, TextSource
 from p2fit_adapters.training import Trainer, Training, window_losses
 
@@ -53,7 +53,7 @@ class PostTraining:
 
     def recorded(self) -> dict[str, Any]:
         """The settings that make a run what it is."""
-        settings = recorded(self)
+        settings = recorded_settings(self)
         settings["pruning"]["criterion"] = self.pruning.chosen_criterion
         settings["pruning"]["dimensions"] = list(self.pruning.dimensions)
         return settings
@@ -67,7 +67,9 @@ class PostTrained(Result):
     pruning_rate: float
 
 
-def post_train(settings: PostTraining, out: str | Path, report: Quiet | None = None) -> PostTrained:
+def post_train(
+    settings: PostTraining, out: str | Path, report: Report | None = None
+) -> PostTrained:
     """Do a run, or go on with it where it was left, and write its curve.
 
     Rows are in ``out/curves.csv`` and, those of this run alone, in ``out/NAME/curves.csv``. Killed
@@ -87,7 +89,7 @@ def post_train(settings: PostTraining, out: str | Path, report: Quiet | None = N
 
 
 def post_train_each(
-    base: PostTraining, prunings: Sequence[Pruning], out: str | Path, report: Quiet | None = None
+    base: PostTraining, prunings: Sequence[Pruning], out: str | Path, report: Report | None = None
 ) -> list[PostTrained]:
     """:func:`post_train` with each of these ways to prune, one after the other.
 

@@ -15,15 +15,15 @@ from torch import nn
 from p2fit.schedules import KINDS, Kind, Schedule
 from p2fit_adapters import checkpoints, curves
 from p2fit_adapters.errors import RunError
-from p2fit_adapters.models import Counts, count, from_config, is_type, new_config
-from p2fit_adapters.progress import Quiet
+from p2fit_adapters.models import Counts, count_parameters, from_config, is_type, new_config
+from p2fit_adapters.progress import Report
 from p2fit_adapters.pruning.masks import Masks
-from p2fit_adapters.running import Result, Run, recorded
+from p2fit_adapters.running import Result, Run, recorded_settings
 from p2fit_adapters.text import Text, TextSource
 from p2fit_adapters.training import Trainer, Training
 
-STATES = "states"
-DEFAULT = Training(lr=1e-3, decay=0.2)
+STATES_FOLDER = "states"
+DEFAULT_TRAINING = Training(lr=1e-3, decay=0.2)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Pretraining:
     config: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the configuration to set: ``hidden_size``, ``num_hidden_layers`` …"""
     sparsity: Sparsity = field(default_factory=Sparsity)
-    training: Training = DEFAULT
+    training: Training = DEFAULT_TRAINING
     tokenizer: str | None = None
     """Folder or hub id; by default the model's own, and a byte-level BPE trained on the text
     where it has none."""
@@ -126,7 +126,7 @@ class Pretraining:
 
     def recorded(self) -> dict[str, Any]:
         """The settings that make a run what it is."""
-        settings = recorded(self)
+        settings = recorded_settings(self)
         settings["keep_states"] = list(self.keep_states)
         settings["config"] = dict(self.config)
         return settings
@@ -143,7 +143,7 @@ class Pretrained(Result):
     """N̄ of the whole run, of all parameters; None where it diverged before any row."""
 
 
-def pretrain(settings: Pretraining, out: str | Path, report: Quiet | None = None) -> Pretrained:
+def pretrain(settings: Pretraining, out: str | Path, report: Report | None = None) -> Pretrained:
     """Do a run, or go on with it where it was left, and write its curve.
 
     Rows are in ``out/curves.csv`` and, those of this run alone, in ``out/NAME/curves.csv``. Killed
@@ -165,7 +165,7 @@ def pretrain(settings: Pretraining, out: str | Path, report: Quiet | None = None
 
 
 def pretrain_each(
-    base: Pretraining, sparsities: Sequence[Sparsity], out: str | Path, report: Quiet | None = None
+    base: Pretraining, sparsities: Sequence[Sparsity], out: str | Path, report: Report | None = None
 ) -> list[Pretrained]:
     """:func:`pretrain` with each of these sparsities, one after the other.
 
@@ -184,7 +184,7 @@ class LinearCounts:
     """Not pruned: biases, and an LM head that is tied to the input embedding."""
 
 
-def prunable(model: nn.Module) -> tuple[list[str], LinearCounts]:
+def prunable_weights(model: nn.Module) -> tuple[list[str], LinearCounts]:
     """Names of the weights that sparse pre-training prunes, and the counts of linear layers."""
     embedding = id(model.get_input_embeddings().weight)
     names, can, cannot = [], 0, 0
@@ -235,7 +235,7 @@ class _Pretraining(Run[Pretrained]):
         self.check_length(config)
         text = self.prepare_text(config.vocab_size, self.tokenizer_of({}))
         model = from_config(config)
-        names, linear = prunable(model)
+        names, linear = prunable_weights(model)
         meta = self._meta(model, linear, text)
         if settings.trunk:
             trainer = Trainer.load(self.accelerator, self._state(meta), text, training)
@@ -252,7 +252,7 @@ class _Pretraining(Run[Pretrained]):
         per_step = self.training.step_tokens(self.settings.text.seq_len)
         found = self.described(model, text) | {
             "tokenizer": self.settings.tokenizer,
-            "before": asdict(count(model)),
+            "before": asdict(count_parameters(model)),
             "linear": asdict(linear),
         }
         if self.settings.sparsity.final:
@@ -273,7 +273,7 @@ class _Pretraining(Run[Pretrained]):
         assert self.settings.trunk
         trunk = Path(self.settings.trunk)
         step = self.training.decays_from(self.settings.text.seq_len)
-        state = checkpoints.named(trunk / STATES, step)
+        state = checkpoints.named(trunk / STATES_FOLDER, step)
         fault = checkpoints.damage(state)
         if fault:
             raise RunError(f"{state}: {fault}: {self.settings.name} was to go on from there")
@@ -301,18 +301,18 @@ class _Pretraining(Run[Pretrained]):
     def after_step(self, trainer: Trainer, meta: Mapping[str, Any]) -> None:
         settings = self.settings
         if settings.sparsity.final:
-            stay = int(kept_after(self._plan(meta), np.array([trainer.step]))[0])
+            stay = int(weights_left(self._plan(meta), np.array([trainer.step]))[0])
             trainer.masks.shrink(trainer.plain_model, stay)
         per_step = trainer.all_tokens // trainer.steps
         if trainer.step in {math.ceil(tokens / per_step) for tokens in settings.keep_states}:
-            folder = self.folder / STATES
+            folder = self.folder / STATES_FOLDER
             if checkpoints.damage(checkpoints.named(folder, trainer.step)):
                 checkpoints.keep(folder, trainer.step, trainer.save, self.accelerator)
 
     def row(self, meta: Mapping[str, Any], trainer: Trainer, loss: float) -> dict[str, Any]:
         settings, step = self.settings, trainer.step
         before, linear = Counts(**meta["before"]), LinearCounts(**meta["linear"])
-        kept = kept_after(self._plan(meta), np.arange(step + 1))
+        kept = weights_left(self._plan(meta), np.arange(step + 1))
         mean = float(kept[:-1].mean())
         rest = before.total - linear.prunable
         return {
@@ -351,7 +351,9 @@ class _Pretraining(Run[Pretrained]):
         )
 
 
-def kept_after(plan: Schedule, steps: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
+def weights_left(
+    plan: Schedule, steps: np.ndarray[Any, Any]
+) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Prunable weights that are left after steps, whole ones."""
     # Events are at whole steps: half a step on, no rounding of their times matters.
     return np.rint(plan.prunable * plan.density(steps + 0.5)).astype(np.int64)

@@ -7,14 +7,42 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from p2fit_adapters.training import Trainer
-    from p2fit_adapters.workers import Outcome
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 
-class Quiet:
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run of a sweep."""
+
+    label: str
+    status: str
+    """``done``, ``diverged``, ``failed``, or ``left out`` where what it needs is not there."""
+    loss: float | None = None
+    error: str | None = None
+
+
+class Steps(Protocol):
+    """What is read of a run that goes on."""
+
+    @property
+    def step(self) -> int:
+        """Done so far."""
+
+    @property
+    def steps(self) -> int:
+        """Of the whole run."""
+
+    @property
+    def tokens(self) -> int:
+        """Seen so far."""
+
+    @property
+    def all_tokens(self) -> int:
+        """Of the whole run."""
+
+
+class Report:
     """Says nothing; what a report must be able to do."""
 
     def say(self, text: str) -> None:
@@ -30,27 +58,27 @@ class Quiet:
         """A run of a sweep has ended, as the ``done``-th of ``total``."""
 
     @contextmanager
-    def run(self, name: str, trainer: Trainer) -> Iterator[Callable[[float], None]]:
+    def run(self, name: str, trainer: Steps) -> Iterator[Callable[[float], None]]:
         """Around a run; what it yields is called with the training loss of each step."""
         yield lambda _: None
 
 
-def processes() -> int:
+def world_size() -> int:
     """How many a launcher such as torchrun began, to make each run together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Whether this is the first of them, or the only one."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def of_first(report: Quiet | None) -> Quiet:
+def on_main_process(report: Report | None) -> Report:
     """The report of the first process; the others say nothing."""
-    return report if report is not None and is_first() else Quiet()
+    return report if report is not None and is_main_process() else Report()
 
 
-class Lines(Quiet):
+class Lines(Report):
     """A line on standard error for each thing, and for each evaluation."""
 
     def __init__(self) -> None:
@@ -65,8 +93,8 @@ class Lines(Quiet):
 
     def row(self, row: dict[str, Any]) -> None:
         self.say(
-            f"{row['run']}: {short(row['tokens'])} tokens, loss {row['loss']:.4f}, "
-            f"{short(self._speed)} tokens/s, {duration(self._left)} left"
+            f"{row['run']}: {short_count(row['tokens'])} tokens, loss {row['loss']:.4f}, "
+            f"{short_count(self._speed)} tokens/s, {duration(self._left)} left"
         )
         self._since = time.monotonic()
 
@@ -75,7 +103,7 @@ class Lines(Quiet):
         self.say(f"{done} of {total}: {outcome.label}: {outcome.status}, {what}")
 
     @contextmanager
-    def run(self, name: str, trainer: Trainer) -> Iterator[Callable[[float], None]]:
+    def run(self, name: str, trainer: Steps) -> Iterator[Callable[[float], None]]:
         """Speed is that of training alone; the time left counts evaluations in."""
         first, began, training = trainer.tokens, time.monotonic(), 0.0
         self._since = began
@@ -96,7 +124,7 @@ class Bar(Lines):
     """A bar with tokens/s, loss and time left, for a terminal."""
 
     @contextmanager
-    def run(self, name: str, trainer: Trainer) -> Iterator[Callable[[float], None]]:
+    def run(self, name: str, trainer: Steps) -> Iterator[Callable[[float], None]]:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
@@ -115,15 +143,15 @@ class Bar(Lines):
             def step(loss: float) -> None:
                 inner(loss)
                 state = (
-                    f"{short(trainer.tokens)} tokens, loss {loss:.3f}, "
-                    f"{short(self._speed)} tokens/s, {duration(self._left)} left"
+                    f"{short_count(trainer.tokens)} tokens, loss {loss:.3f}, "
+                    f"{short_count(self._speed)} tokens/s, {duration(self._left)} left"
                 )
                 bar.update(task, completed=trainer.step, state=state)
 
             yield step
 
 
-def short(count: float) -> str:
+def short_count(count: float) -> str:
     """``1.5B``."""
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
         if count >= size:

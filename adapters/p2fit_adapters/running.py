@@ -18,9 +18,9 @@ from transformers.utils import logging
 
 from p2fit_adapters import checkpoints, curves
 from p2fit_adapters.errors import RunError
-from p2fit_adapters.progress import Quiet, of_first
+from p2fit_adapters.progress import Report, on_main_process
 from p2fit_adapters.text import Text, TextSource, prepare
-from p2fit_adapters.training import Trainer, Training, accelerator
+from p2fit_adapters.training import Trainer, Training, make_accelerator
 
 _PACKAGES = ("accelerate", "p2fit", "p2fit-adapters", "tokenizers", "torch", "transformers")
 
@@ -47,7 +47,7 @@ class Settings(Protocol):
         """The settings that make a run what it is."""
 
 
-def recorded(settings: Any) -> dict[str, Any]:
+def recorded_settings(settings: Any) -> dict[str, Any]:
     """The fields of settings, without those that may change when a run goes on."""
     found = asdict(settings)
     for name in _FREE:
@@ -81,11 +81,11 @@ class Run(ABC, Generic[Ended]):
     columns: ClassVar[Sequence[str]]
     """Of the curve."""
 
-    def __init__(self, settings: Settings, out: str | Path, report: Quiet | None = None) -> None:
+    def __init__(self, settings: Settings, out: str | Path, report: Report | None = None) -> None:
         self.settings, self.out = settings, Path(out)
         self.folder = self.out / settings.name
         self.training = settings.training
-        self.report = of_first(report)
+        self.report = on_main_process(report)
 
     # What a kind of run has to say.
 
@@ -129,7 +129,7 @@ class Run(ABC, Generic[Ended]):
             if meta is not None and meta["status"] != "running":
                 self._same_settings(meta)
                 return self._ended(meta)
-            self.accelerator = accelerator(self.training, self.folder)
+            self.accelerator = make_accelerator(self.training, self.folder)
             with curves.locked(self.folder) if self.is_main else nullcontext():
                 self._same_kind()
                 self.accelerator.wait_for_everyone()

@@ -34,23 +34,20 @@ from __future__ import annotations
 import difflib
 import itertools
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from p2fit_adapters import checkpoints, curves
 from p2fit_adapters.errors import RunError
-from p2fit_adapters.models import count, load_config, new_config, on_meta
-from p2fit_adapters.post_training import PostTraining, post_train
-from p2fit_adapters.pretraining import DEFAULT, STATES, Pretraining, Sparsity, pretrain, prunable
-from p2fit_adapters.progress import Quiet
+from p2fit_adapters.jobs import POST_TRAIN, PRETRAIN, Job, Sweep
+from p2fit_adapters.models import count_parameters, load_config, meta_model, new_config
+from p2fit_adapters.post_training import PostTraining
+from p2fit_adapters.pretraining import DEFAULT_TRAINING, Pretraining, Sparsity, prunable_weights
 from p2fit_adapters.pruning import combinations, counts_after
-from p2fit_adapters.running import Result
 from p2fit_adapters.text import TextSource
 from p2fit_adapters.training import Training
 
-PRETRAIN, POST_TRAIN = "pretrain", "post-train"
 _TRAINING = {f.name for f in fields(Training)} - {"tokens", "seed"}
 _KEYS = {
     PRETRAIN: {"models", "tokens", "seeds", "save_model", "sparsities", "shared_trunk"}
@@ -60,86 +57,6 @@ _KEYS = {
     | {"control", "dimensions", "calibration_windows"}
     | _TRAINING,
 }
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of a sweep."""
-
-    model: str
-    """Its name in the file."""
-    settings: Pretraining | PostTraining
-    out: Path
-    params: float
-    """Parameters at work, the mean over the run."""
-    needs: tuple[Path, ...] = ()
-    """Folders of runs that must be done before."""
-
-    @property
-    def kind(self) -> str:
-        return PRETRAIN if isinstance(self.settings, Pretraining) else POST_TRAIN
-
-    @property
-    def folder(self) -> Path:
-        return self.out / self.settings.name
-
-    @property
-    def label(self) -> str:
-        return f"{self.kind}/{self.settings.name}"
-
-    @property
-    def flops(self) -> float:
-        """Of training, 6 N D, and of the evaluations, 2 N each token."""
-        training, text = self.settings.training, self.settings.text
-        evaluated = len(training.evaluate_at(text.seq_len)) * text.eval_tokens
-        steps = training.steps(text.seq_len) - self.first_step
-        return self.params * (6 * steps * training.step_tokens(text.seq_len) + 2 * evaluated)
-
-    @property
-    def first_step(self) -> int:
-        """Where a run that goes on from another's state begins."""
-        trunk = getattr(self.settings, "trunk", None)
-        training = self.settings.training
-        return training.decays_from(self.settings.text.seq_len) if trunk else 0
-
-    @property
-    def status(self) -> str:
-        """``to do``, ``running`` (perhaps interrupted), ``done`` or ``diverged``."""
-        meta = curves.read_meta(self.folder)
-        return "to do" if meta is None else str(meta["status"])
-
-    def run(self, report: Quiet | None = None) -> Result:
-        """Do it, or what is left of it.
-
-        Raises:
-            RunError: as :func:`pretrain` and :func:`post_train`.
-        """
-        if isinstance(self.settings, Pretraining):
-            return pretrain(self.settings, self.out, report)
-        return post_train(self.settings, self.out, report)
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """The runs that a file asks for; those that others need come before them."""
-
-    jobs: Sequence[Job]
-    threads: int
-    """Of each run on a CPU: with the same number, a run gives the same rows wherever it is done."""
-    configs: Mapping[str, Any]
-    """Of the models, by name."""
-
-    def missing(self, job: Job) -> list[Job]:
-        """What a job needs that is not done."""
-        return [
-            other for other in self.jobs if other.folder in job.needs and other.status != "done"
-        ]
-
-    def tidy(self) -> None:
-        """Delete the states that runs kept for others, when all those are done."""
-        for trunk in {need for job in self.jobs for need in job.needs}:
-            if all(job.status == "done" for job in self.jobs if trunk in job.needs):
-                checkpoints.remove(trunk / STATES)
 
 
 def read_sweep(path: str | Path, out: str | Path) -> Sweep:
@@ -242,7 +159,7 @@ class _File:
                 else:
                     self.known(where, table, ("path", "revision"))
                     self.configs[name] = load_config(table["path"], table.get("revision"))
-                self.sizes[name] = count(on_meta(self.configs[name])).total
+                self.sizes[name] = count_parameters(meta_model(self.configs[name])).total
             except RunError as error:
                 raise self.fail(where, str(error)) from None
 
@@ -301,7 +218,9 @@ class _File:
         sparsities = [self.made(where, Sparsity, shape | {"final": final}) for final in finals]
         table = self.models[name]
         config = {k: v for k, v in table.items() if k not in ("type", "tokenizer")}
-        trainings = self.trainings(where, block, name, lr=DEFAULT.lr, decay=DEFAULT.decay)
+        trainings = self.trainings(
+            where, block, name, lr=DEFAULT_TRAINING.lr, decay=DEFAULT_TRAINING.decay
+        )
         settings = [
             self.made(
                 where,
@@ -325,7 +244,7 @@ class _File:
 
     def pretrain_job(self, settings: Pretraining, name: str, *needs: Path) -> Job:
         steps = settings.training.steps(self.text.seq_len)
-        can = prunable(on_meta(self.configs[name]))[1].prunable
+        can = prunable_weights(meta_model(self.configs[name]))[1].prunable
         plan = settings.sparsity.in_steps(steps, can, self.sizes[name] - can)
         return Job(name, settings, self.out / PRETRAIN, float(plan.avg_params()), needs)
 

@@ -125,7 +125,7 @@ class Training:
         return self.lr * min(1.0, up, down)
 
 
-def accelerator(training: Training, folder: Path) -> Any:
+def make_accelerator(training: Training, folder: Path) -> Any:
     """Device and number format of a run, its tracker, and the processes that share it.
 
     Raises:

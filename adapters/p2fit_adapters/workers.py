@@ -9,7 +9,6 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.context import ForkServerProcess
 from typing import Any
@@ -17,23 +16,12 @@ from typing import Any
 import torch
 
 from p2fit_adapters.errors import RunError
-from p2fit_adapters.progress import Quiet, of_first, processes
+from p2fit_adapters.jobs import Job, Sweep
+from p2fit_adapters.progress import Outcome, Report, on_main_process, world_size
 from p2fit_adapters.running import Result
-from p2fit_adapters.sweep import Job, Sweep
 
 PRELOADED = [__name__, "accelerate", "transformers.modeling_utils"]  # what takes seconds to import
 RETRIES = 5  # of a run on Ray whose worker died
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a run of a sweep."""
-
-    label: str
-    status: str
-    """``done``, ``diverged``, ``failed``, or ``left out`` where what it needs is not there."""
-    loss: float | None = None
-    error: str | None = None
 
 
 def run_sweep(
@@ -41,7 +29,7 @@ def run_sweep(
     *,
     jobs: int = 1,
     ray: str | None = None,
-    report: Quiet | None = None,
+    report: Report | None = None,
 ) -> list[Outcome]:
     """Make the runs that are not done, those first that others need; what is half done goes on.
 
@@ -57,18 +45,18 @@ def run_sweep(
         RunError: there is no such cluster, or a launcher began this in several processes, which
             make one run after the other together; then also, in place of an outcome, as a run.
     """
-    report = of_first(report)
-    if processes() > 1 and (ray is not None or jobs > 1):
+    report = on_main_process(report)
+    if world_size() > 1 and (ray is not None or jobs > 1):
         raise RunError("several processes make each run together: leave out --jobs and --ray")
     if ray is not None:
-        return _drive(sweep, _Ray(sweep, ray), report)
+        return _make_runs(sweep, _Ray(sweep, ray), report)
     if jobs > 1:
-        return _drive(sweep, _Processes(sweep, jobs), report)
+        return _make_runs(sweep, _Processes(sweep, jobs), report)
     with fixed_threads(sweep.threads):
-        return _drive(sweep, _Here(report), report)
+        return _make_runs(sweep, _InThisProcess(report), report)
 
 
-def run_one(sweep: Sweep, index: int, report: Quiet | None = None) -> Outcome:
+def run_one(sweep: Sweep, index: int, report: Report | None = None) -> Outcome:
     """The run of this number, from 0, for the arrays of a batch system.
 
     Raises:
@@ -88,7 +76,7 @@ def _outcome(job: Job, run: Callable[[], Result]) -> Outcome:
     try:
         result = run()
     except RunError as error:
-        if processes() > 1:  # the others may be waiting in this run
+        if world_size() > 1:  # the others may be waiting in this run
             raise
         return Outcome(job.label, "failed", error=str(error))
     return Outcome(job.label, result.status, result.loss)
@@ -121,7 +109,7 @@ class _Workers(ABC):
         """Nothing more will be asked for."""
 
 
-def _drive(sweep: Sweep, workers: _Workers, report: Quiet) -> list[Outcome]:
+def _make_runs(sweep: Sweep, workers: _Workers, report: Report) -> list[Outcome]:
     outcomes: dict[str, Outcome] = {}
     waiting, running = list(sweep.jobs), 0
     by_folder = {job.folder: job.label for job in sweep.jobs}
@@ -150,10 +138,10 @@ def _drive(sweep: Sweep, workers: _Workers, report: Quiet) -> list[Outcome]:
     return [outcomes[job.label] for job in sweep.jobs]
 
 
-class _Here(_Workers):
+class _InThisProcess(_Workers):
     """In this process."""
 
-    def __init__(self, report: Quiet) -> None:
+    def __init__(self, report: Report) -> None:
         self.report = report
         self.job: Job | None = None
 

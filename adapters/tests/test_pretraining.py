@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from p2fit_adapters import Pretraining, RunError, Sparsity, TextSource, Training, pretrain
-from p2fit_adapters.pretraining import _Pretraining, kept_after
+from p2fit_adapters.pretraining import _Pretraining, weights_left
 from p2fit_adapters.pruning import Masks
 from p2fit_adapters.training import Trainer
 
@@ -132,7 +132,7 @@ def test_a_schedule_in_steps_is_the_one_in_tokens(
     assert plan.end <= steps
     spaces = (plan.end - plan.start) / plan.events
     assert kind == "one-shot" or spaces == int(spaces)  # every so many steps
-    kept = kept_after(plan, np.arange(steps + 1))
+    kept = weights_left(plan, np.arange(steps + 1))
     assert (np.diff(kept) <= 0).all()
     assert kept[-1] == round((1 - final) * prunable)
     # C / (6 D) of the steps as they are made, and the closed form of as many events.

@@ -30,7 +30,7 @@ from p2fit_adapters import (
     pretrain,
 )
 from p2fit_adapters.pruning.masks import Masks
-from p2fit_adapters.training import Trainer, accelerator
+from p2fit_adapters.training import Trainer, make_accelerator
 
 KINDS = ("post-train", "pretrain")
 
@@ -131,7 +131,11 @@ def one_step_in_bf16(run: Any, out: str) -> None:
     """Of a run, seen from inside: matrix products alone are in bf16."""
     text = prepare(run.text, run.model, 384, 1024, Path(out))
     trainer = Trainer(
-        accelerator(run.training, Path(out)), load_model(run.model), Masks({}), text, run.training
+        make_accelerator(run.training, Path(out)),
+        load_model(run.model),
+        Masks({}),
+        text,
+        run.training,
     )
     seen = {}
     for name, module in trainer.plain_model.model.layers[0].named_modules():
@@ -204,4 +208,4 @@ def test_launchers_that_cannot_keep_masks_are_refused(
     for name, value in said.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(RunError, match=what):
-        accelerator(Training(), tmp_path)
+        make_accelerator(Training(), tmp_path)

@@ -13,7 +13,7 @@ import torch
 from accelerate.state import AcceleratorState
 from p2fit_adapters import RunError, Text, TextSource, Trainer, Training, load_model, prepare
 from p2fit_adapters.pruning import Masks
-from p2fit_adapters.training import accelerator, window_losses
+from p2fit_adapters.training import make_accelerator, window_losses
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def test_evaluation_is_identical_for_batch_sizes_1_to_64(
     models: dict[str, str], text: Text, family: str, tmp_path: Path
 ) -> None:
     model = load_model(models[family])
-    held = accelerator(Training(device="cpu"), tmp_path)
+    held = make_accelerator(Training(device="cpu"), tmp_path)
     found = [
         window_losses(held, model, text.evaluation, size) for size in (1, 2, 3, 7, 8, 16, 32, 64)
     ]
@@ -44,7 +44,7 @@ def test_evaluation_is_the_mean_over_tokens(
     models: dict[str, str], text: Text, tmp_path: Path
 ) -> None:
     model = load_model(models["qwen3"]).eval()
-    held = accelerator(Training(device="cpu"), tmp_path)
+    held = make_accelerator(Training(device="cpu"), tmp_path)
     ids = torch.from_numpy(text.evaluation.astype(np.int64))
     with torch.no_grad():
         chances = model(ids).logits.double().log_softmax(-1)
@@ -59,7 +59,7 @@ def test_the_size_of_a_batch_changes_only_rounding(
 ) -> None:
     def losses(size: int) -> list[float]:
         training = Training(tokens=3072, batch_tokens=256, batch_size=size, lr=1e-3, device="cpu")
-        held = accelerator(training, tmp_path)
+        held = make_accelerator(training, tmp_path)
         trainer = Trainer(held, load_model(models["llama"]), Masks({}), text, training)
         found = [trainer.advance() for _ in range(trainer.steps)]
         return [*found, trainer.evaluate()]
@@ -112,6 +112,6 @@ def test_a_gpu_that_is_not_there_and_a_tracker_that_is_not_known(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(RunError, match="no GPU"):
-        accelerator(Training(device="cuda"), tmp_path)
+        make_accelerator(Training(device="cuda"), tmp_path)
     with pytest.raises(RunError, match="nonesuch"):
-        accelerator(Training(track="nonesuch"), tmp_path)
+        make_accelerator(Training(track="nonesuch"), tmp_path)

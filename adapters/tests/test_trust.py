@@ -22,7 +22,7 @@ from accelerate.state import AcceleratorState
 from p2fit_adapters import PostTraining, Pruning, RunError, TextSource, Training, post_train
 from p2fit_adapters import checkpoints as checkpoints_module
 from p2fit_adapters import curves as curves_module
-from p2fit_adapters.progress import Quiet
+from p2fit_adapters.progress import Report
 from p2fit_adapters.training import Trainer
 
 from p2fit import read_curves
@@ -53,7 +53,7 @@ def settings(models: dict[str, str], words: Path) -> Callable[..., PostTraining]
     return make
 
 
-class Heard(Quiet):
+class Heard(Report):
     """Keeps what it is told."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from p2fit_adapters.errors import RunError
-from p2fit_adapters.models import Counts, count, on_meta
+from p2fit_adapters.models import Counts, count_parameters, meta_model
 from p2fit_adapters.pruning import depth, nm, width
 from p2fit_adapters.pruning.masks import Masks
 
@@ -142,7 +142,7 @@ def prune(
     Raises:
         RunError: the rate is out of reach, or the family unknown to the method.
     """
-    before = count(model)
+    before = count_parameters(model)
     was_training = model.training
     model.eval()
     masks: dict[str, torch.Tensor] = {}
@@ -161,7 +161,7 @@ def prune(
             model, pruning.method, pruning.chosen_criterion, windows, batch_size, progress
         )
     model.train(was_training)
-    return Pruned(model, Masks(masks), before, count(model, masks), details)
+    return Pruned(model, Masks(masks), before, count_parameters(model, masks), details)
 
 
 def counts_after(config: Any, pruning: Pruning) -> Counts:
@@ -172,10 +172,10 @@ def counts_after(config: Any, pruning: Pruning) -> Counts:
     """
     if pruning.method == "depth":
         assert pruning.rate is not None
-        return depth.counts_after(config, pruning.rate)
+        return depth.counts_after(config, pruning.rate, pruning.chosen_criterion)
     if pruning.method == "width":
         assert pruning.rate is not None
         return width.counts_after(config, pruning.rate, tuple(pruning.dimensions))
     if pruning.method != "none":
         return nm.counts_after(config, pruning.method)
-    return count(on_meta(config))
+    return count_parameters(meta_model(config))

@@ -1,10 +1,11 @@
-"""N:M pruning: of M consecutive weights of a row at most N stay, in every linear layer of a block.
+"""N:M pruning: of M consecutive weights of a row at most N stay, in every matrix of a block.
 
 Which ones: the largest |W| (``magnitude``), |W|·‖X‖ with ‖X‖ the norm of the layer's input over
 calibration text (``wanda``, Sun et al. 2024, arXiv 2306.11695), or W²/[H⁻¹]² with H = XXᵀ, while
 the other weights of the row make up for each one lost (``sparsegpt``, Frantar & Alistarh 2023,
 arXiv 2301.00774). Blocks go one after the other, each calibrated on the blocks pruned before it.
-Embeddings and the LM head stay dense.
+Linear layers, GPT-2's Conv1D and experts are pruned; embeddings, the LM head and routers stay
+dense. An expert that no calibration token reaches is pruned by magnitude.
 """
 
 from __future__ import annotations
@@ -14,18 +15,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 
 from p2fit_adapters.errors import RunError
-from p2fit_adapters.models import Counts, count, layers, on_meta
+from p2fit_adapters.models import Counts, count_parameters, decoder_layers, meta_model
+from p2fit_adapters.pruning.calibration import Calibration, Matrix, matrices
 
 CRITERIA = ("sparsegpt", "wanda", "magnitude")
 DAMPING = 0.01  # of the mean of H's diagonal, as in the authors' code
 COLUMNS = 128  # of a block of SparseGPT, as in the authors' code
-
-
-class _StopForward(Exception):  # noqa: N818
-    """What comes after this block is not needed."""
 
 
 def parse(pattern: str) -> tuple[int, int]:
@@ -41,32 +38,30 @@ def parse(pattern: str) -> tuple[int, int]:
     return n, m
 
 
-def linears(block: nn.Module) -> dict[str, nn.Linear]:
-    return {name: module for name, module in block.named_modules() if isinstance(module, nn.Linear)}
-
-
-def _check(model: nn.Module, m: int) -> None:
-    prefix, blocks = layers(model)
-    found = [(name, module) for block in blocks for name, module in linears(block).items()]
-    if not found:
+def _check(model: Any, m: int) -> list[dict[str, Matrix]]:
+    """The matrices of each block, if their rows are whole groups of m."""
+    prefix, blocks = decoder_layers(model)
+    found = [matrices(block) for block in blocks]
+    if not any(found):
         raise RunError(f"{model.config.model_type}: no linear layers in {prefix}")
-    for name, module in found:
-        if module.in_features % m:
-            raise RunError(f"{name} has {module.in_features} inputs, no multiple of {m}")
+    for block in found:
+        for name, matrix in block.items():
+            if matrix.inputs % m:
+                raise RunError(f"{name} has {matrix.inputs} inputs, no multiple of {m}")
+    return found
 
 
 def counts_after(config: Any, pattern: str) -> Counts:
     """Counts after pruning, from the configuration alone."""
     n, m = parse(pattern)
-    model = on_meta(config)
-    _check(model, m)
-    before = count(model)
-    modules = [module for block in layers(model)[1] for module in linears(block).values()]
-    gone = sum(module.weight.numel() for module in modules) * (m - n) // m
+    model = meta_model(config)
+    found = [matrix for block in _check(model, m) for matrix in block.values()]
+    before = count_parameters(model)
+    gone = sum(matrix.parameter.numel() for matrix in found) * (m - n) // m
     return Counts(before.total - gone, before.non_embedding - gone)
 
 
-def best(scores: torch.Tensor, n: int, m: int) -> torch.Tensor:
+def top_n_of_m(scores: torch.Tensor, n: int, m: int) -> torch.Tensor:
     """[rows, columns] → True at the n highest scores of each m in a row; ties: the first."""
     grouped = scores.reshape(len(scores), -1, m)
     order = grouped.argsort(dim=-1, descending=True, stable=True)
@@ -94,7 +89,7 @@ def sparsegpt(
             if (column - start) % m == 0:
                 group = slice(column, column + m)
                 scores = weight[:, group] ** 2 / factor.diagonal()[group] ** 2
-                kept[:, group] = best(scores, n, m)
+                kept[:, group] = top_n_of_m(scores, n, m)
             pruned = weight[:, column] * kept[:, column]
             error = (weight[:, column] - pruned) / factor[column, column]
             weight[:, column] = pruned
@@ -116,63 +111,33 @@ def prune(
 ) -> dict[str, torch.Tensor]:
     """Prune the model in place; the masks are True where a weight stays, by parameter name."""
     n, m = parse(pattern)
-    _check(model, m)
-    prefix, blocks = layers(model)
+    found = _check(model, m)
+    prefix, blocks = decoder_layers(model)
+    calibrated = criterion != "magnitude"
     masks = {}
-    for i, block in enumerate(blocks):
-        modules = linears(block)
-        inputs = (
-            {}
-            if criterion == "magnitude"
-            else _input_moments(model, block, modules, windows, batch_size, criterion)
-        )
-        for name, module in modules.items():
-            weight = module.weight
-            if criterion == "sparsegpt":
-                with torch.autocast(weight.device.type, enabled=False):
-                    new, kept = sparsegpt(weight, inputs[name], n, m)
-                weight.copy_(new)
-            else:
-                norm = inputs[name].sqrt() if criterion == "wanda" else 1.0
-                kept = best(weight.abs() * norm, n, m)
-            weight.mul_(kept)
-            masks[f"{prefix}.{i}.{name}.weight"] = kept
-        progress(i + 1, len(blocks))
+    with Calibration(model, windows if calibrated else windows[:0], batch_size) as calibration:
+        for i, block in enumerate(found):
+            moments = calibration.moments(i, block, whole=criterion == "sparsegpt")
+            for name, matrix in block.items():
+                kept = torch.ones_like(matrix.rows, dtype=torch.bool)
+                for j, rows in enumerate(matrix.rows):
+                    moment = moments.get((name, j))
+                    new, kept[j] = _pruned(rows, criterion, moment, n, m)
+                    rows.copy_(new)
+                masks[f"{prefix}.{i}.{name}"] = matrix.as_stored(kept)
+            calibration.advance(i)
+            progress(i + 1, len(blocks))
     return masks
 
 
-def _input_moments(
-    model: Any,
-    block: nn.Module,
-    modules: dict[str, nn.Linear],
-    windows: torch.Tensor,
-    batch_size: int,
-    criterion: str,
-) -> dict[str, torch.Tensor]:
-    """Per linear layer Σ x xᵀ over tokens, or for Wanda only its diagonal."""
-    moments: dict[str, torch.Tensor] = {}
-
-    def add(name: str, x: torch.Tensor) -> None:
-        x = x.detach().flatten(0, -2).float()
-        with torch.autocast(x.device.type, enabled=False):
-            moment = x.T @ x if criterion == "sparsegpt" else (x * x).sum(0)
-        moments[name] = moments[name] + moment if name in moments else moment
-
-    def stop(*_: Any) -> None:
-        raise _StopForward
-
-    hooks = [
-        module.register_forward_pre_hook(lambda _, args, name=name: add(name, args[0]))
-        for name, module in modules.items()
-    ]
-    hooks.append(block.register_forward_hook(stop))
-    try:
-        for batch in windows.split(batch_size):
-            try:
-                model(batch.to(model.device))
-            except _StopForward:
-                continue
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return moments
+def _pruned(
+    rows: torch.Tensor, criterion: str, moment: torch.Tensor | None, n: int, m: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """New weights [rows, inputs] and what is kept of them."""
+    if criterion == "sparsegpt" and moment is not None:
+        with torch.autocast(rows.device.type, enabled=False):
+            new, kept = sparsegpt(rows, moment, n, m)
+        return new.to(rows.dtype) * kept, kept
+    norm = 1.0 if moment is None else moment.sqrt()
+    kept = top_n_of_m(rows.abs() * norm, n, m)
+    return rows * kept, kept

@@ -1,0 +1,147 @@
+"""The options that several commands have, and what they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import click
+
+from p2fit.cli.shared import Count, Share
+
+_DEVICES = ("auto", "cpu", "cuda")
+_DTYPES = ("auto", "bf16", "fp32")
+
+
+def _whole(ctx: Any, param: Any, value: float | None) -> int | None:
+    return None if value is None else round(value)
+
+
+def count_option(name: str, default: str, text: str) -> Any:
+    return click.option(
+        name, type=Count(), default=default, callback=_whole, show_default=True, help=text
+    )
+
+
+def together(*options: Any) -> Callable[[Any], Any]:
+    """Options that several commands have."""
+
+    def add(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+text_option = click.option(
+    "--text",
+    required=True,
+    metavar="TEXT",
+    help="A file or folder, hub:NAME[:CONFIG][@SPLIT], or corpus: the Python sources and "
+    "documentation on this machine.",
+)
+evaluation_options = together(
+    click.option(
+        "--evals",
+        type=click.IntRange(min=1),
+        default=20,
+        show_default=True,
+        help="Evaluations of each run, besides any at 0 tokens.",
+    ),
+    click.option(
+        "--spacing",
+        type=click.Choice(["log", "linear"]),
+        default="log",
+        show_default=True,
+        help="Of the evaluations; log begins at 1 % of the tokens.",
+    ),
+    count_option("--eval-tokens", "250K", "Tokens of the evaluation set."),
+)
+batch_options = together(
+    count_option("--seq-len", "1024", "Tokens of a window."),
+    count_option("--batch-tokens", "64K", "Tokens of an optimizer step."),
+    click.option(
+        "--batch-size",
+        type=click.IntRange(min=1),
+        default=8,
+        show_default=True,
+        help="Windows in one forward pass: speed and memory, not results.",
+    ),
+    click.option(
+        "--gradient-checkpointing",
+        is_flag=True,
+        help="Compute activations twice, to save memory.",
+    ),
+)
+other_options = together(
+    click.option(
+        "--warmup",
+        type=Share(),
+        default="1%",
+        show_default=True,
+        help="Share of the steps over which the learning rate rises.",
+    ),
+    click.option("--weight-decay", type=float, default=0.1, show_default=True, help="Of AdamW."),
+    click.option(
+        "--seed",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Of the order of the training text, of calibration and of new weights.",
+    ),
+    click.option(
+        "--split-seed",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Which text is held out.",
+    ),
+    click.option("--family", help="For the column family; by default the model's type."),
+    click.option(
+        "--device",
+        type=click.Choice(_DEVICES),
+        default="auto",
+        show_default=True,
+        help="auto takes a GPU where there is one.",
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(_DTYPES),
+        default="auto",
+        show_default=True,
+        help="Of matrix products: auto is bf16 on a GPU. Weights and optimizer are fp32.",
+    ),
+    click.option(
+        "--checkpoint-minutes",
+        type=click.FloatRange(min=0),
+        default=10.0,
+        show_default=True,
+        help="Time between checkpoints.",
+    ),
+    click.option("--save-models", is_flag=True, help="Keep each trained model, in OUT/RUN/model."),
+    click.option(
+        "--track",
+        metavar="TRACKER",
+        help="Also log to tensorboard, wandb or another of Accelerate's.",
+    ),
+)
+
+
+def lr_option(default: float, text: str) -> Any:
+    return click.option("--lr", type=float, default=default, show_default=True, help=text)
+
+
+def out_option(default: str) -> Any:
+    return click.option(
+        "--out",
+        type=click.Path(file_okay=False),
+        default=default,
+        show_default=True,
+        help="Folder for the curves, checkpoints and tokenized text.",
+    )
+
+
+def fields_of(kind: type, options: dict[str, Any]) -> dict[str, Any]:
+    return {f.name: options[f.name] for f in fields(kind) if f.name in options}
