@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""Files are written whole or not at all, and never over what is being read."""
 
 from __future__ import annotations
 
@@ -6,9 +6,54 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from p2fit.errors import FitError
+
+_outputs: ContextVar[list[str]] = ContextVar("outputs")
+
+
+@contextmanager
+def guarding() -> Iterator[None]:
+    """Within it, what :func:`claim` names as an output is not opened as an input."""
+    token = _outputs.set([])
+    try:
+        yield
+    finally:
+        _outputs.reset(token)
+
+
+def claim(path: str) -> None:
+    """Say, before anything is read, that a file will be written.
+
+    Raises:
+        FitError: another output goes to the same file.
+    """
+    outputs = _outputs.get([])
+    if any(_same(path, other) for other in outputs):
+        raise FitError(f"{path}: two outputs go to this file: give each its own")
+    outputs.append(path)
+
+
+def opening(source: str | Path | int) -> None:
+    """To be called before a file (by its path, or its descriptor) is read.
+
+    Raises:
+        FitError: it is an output too, under whatever name.
+    """
+    for path in _outputs.get([]):
+        if _same(source, path):
+            raise FitError(f"{path}: this file is read, and would be replaced: write to another")
+
+
+def _same(a: str | Path | int, b: str) -> bool:
+    try:
+        found, other = os.stat(a), os.stat(b)
+    except (OSError, ValueError):  # one is not there yet
+        return not isinstance(a, int) and os.path.realpath(a) == os.path.realpath(b)
+    # A pipe or a device may be both: there is nothing on it to lose.
+    return os.path.isfile(b) and os.path.samestat(found, other)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from p2fit.arrays import Array
 from p2fit.curves.choosing import Dataset, Source, datasets
 from p2fit.curves.options import Options
 from p2fit.errors import FRAME, FitError, LawError
-from p2fit.files import write_text
+from p2fit.files import opening, write_text
 from p2fit.laws.law import Law
 from p2fit.laws.table import LAWS
 from p2fit.results import Result
@@ -384,6 +384,7 @@ def load(path: str | Path) -> Fit | list[Fit]:
     Raises:
         FitError: no such file, or not the JSON of a fit.
     """
+    opening(path)
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

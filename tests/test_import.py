@@ -628,7 +628,7 @@ def test_a_log_is_never_overwritten(tmp_path: Path) -> None:
     before = log.read_bytes()
     found = run(log, "--params", "1M", "--tokens-per-step", "512", "-o", log)
     assert found.exit_code == 2
-    assert "is one of the logs" in found.stderr
+    assert "this file is read, and would be replaced" in found.stderr
     assert log.read_bytes() == before
 
 

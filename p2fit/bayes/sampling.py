@@ -151,7 +151,7 @@ def sample(
         how = {"low_rank_modified_mass_matrix": True}
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        trace = nutpie.sample(
+        sampler = nutpie.sample(
             model,
             draws=draws,
             tune=tune,
@@ -161,8 +161,14 @@ def sample(
             save_warmup=False,
             progress_bar=False,
             target_accept=_ACCEPT,
+            blocking=False,
             **how,
         )
+        try:
+            trace = sampler.wait()
+        except BaseException:  # half a chain says nothing
+            sampler.cancel()
+            raise
     steps = np.asarray(trace.posterior["step"])
     stats = trace.sample_stats
     return Chains(

@@ -35,9 +35,11 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         from p2fit.errors import CurvesError, FitError, LawError
+        from p2fit.files import guarding
 
         try:
-            return super().invoke(ctx)
+            with guarding():
+                return super().invoke(ctx)
         except (CurvesError, FitError, LawError) as error:
             click.echo(str(error), err=True)
         except OSError as error:

@@ -8,6 +8,7 @@ import click
 
 from p2fit.cli.shared import (
     Count,
+    Output,
     bootstrapping,
     fitting,
     picture_file,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False),
+    type=Output(),
     callback=picture_file,
     required=True,
     metavar="PICTURE",
@@ -82,7 +83,7 @@ def plot(fits: list[Fit], kind: Any, curves: str | None, gain: float, output: st
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False),
+    type=Output(),
     required=True,
     metavar="PAGE.HTML",
     help="The file to write.",

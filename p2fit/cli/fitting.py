@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from p2fit.cli.shared import (
+    Output,
     bayesian,
     bootstrapping,
     column_option,
@@ -43,7 +44,7 @@ _LEFT_OUT = ("noise", "prior", "draws", "tune", "chains", "save_trace")
 @click.option("--chains", type=int, metavar="NUMBER", help="bayes: chains (default 4).")
 @click.option(
     "--save-trace",
-    type=click.Path(dir_okay=False),
+    type=Output(),
     metavar="TRACE.NC",
     help="bayes: also write all draws, for ArviZ (NetCDF).",
 )
@@ -56,7 +57,7 @@ _LEFT_OUT = ("noise", "prior", "draws", "tune", "chains", "save_trace")
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False),
+    type=Output(),
     metavar="FIT.JSON",
     help="Also write the fit to this file.",
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from p2fit.cli.shared import Count, Pair, Share, json_option, mapping, print_json, working
+from p2fit.cli.shared import Count, Output, Pair, Share, json_option, mapping, print_json, working
 
 
 @click.command("import")
@@ -52,7 +52,7 @@ from p2fit.cli.shared import Count, Pair, Share, json_option, mapping, print_jso
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False),
+    type=Output(),
     metavar="CURVES.CSV",
     help="Write the curves to this file, not to standard output.",
 )
@@ -70,14 +70,9 @@ def import_logs(logs: tuple[str, ...], as_json: bool, output: str | None, **opti
       p2fit import run.jsonl --column loss=eval/loss --params 1.2B --tokens-per-step 4M
       p2fit import logs/ --run-from-path --params 70M --tokens-per-step 1M --json
     """
-    import os
-
-    from p2fit.errors import FitError
     from p2fit.files import write_text
     from p2fit.logs.importing import import_logs as read_logs
 
-    if output is not None and any(os.path.realpath(output) == os.path.realpath(at) for at in logs):
-        raise FitError(f"{output} is one of the logs: write the curves to another file")
     with working("reading logs") as progress:
         found = read_logs(logs, progress=progress, **options)
     if output is not None:

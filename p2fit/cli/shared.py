@@ -31,6 +31,20 @@ class Count(click.ParamType[float]):
             self.fail(f"{value!r} is not a number (8B, 350M, 20e9)", param, ctx)
 
 
+class Output(click.Path):
+    """A file to write: never one that the same command reads, nor one that it writes as well."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False)
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        from p2fit.files import claim
+
+        path = super().convert(value, param, ctx)
+        claim(str(path))
+        return path
+
+
 class Values(click.ParamType[list[float]]):
     """Numbers: ``8B``, ``1B,3B``, ``1B..100B`` in steps even in the log, ``1B..100B:5`` points."""
 
@@ -269,7 +283,7 @@ def picture_file(ctx: Any, param: Any, path: str | None) -> str | None:
 picture_option = click.option(
     "--plot",
     "picture",
-    type=click.Path(dir_okay=False),
+    type=Output(),
     callback=picture_file,
     metavar="PICTURE",
     help="Also draw it: a file that ends in .png, .svg or .pdf.",

@@ -8,6 +8,7 @@ import click
 
 from p2fit.cli.shared import (
     Count,
+    Output,
     Share,
     Values,
     inputs,
@@ -55,7 +56,7 @@ def _crossed(given: dict[str, list[float]], law: Law, extra: tuple[str, ...] = (
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False),
+    type=Output(),
     metavar="PREDICTED.CSV",
     help="Also write the points with the predictions to this file.",
 )
@@ -341,7 +342,7 @@ def next(fits: list[Fit], candidates: str, as_json: bool, **options: Any) -> Non
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False),
+    type=Output(),
     metavar="CURVES.CSV",
     help="Write the curves to this file; standard output by default.",
 )

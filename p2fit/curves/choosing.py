@@ -13,7 +13,7 @@ import polars as pl
 from p2fit.curves.checking import REQUIRED
 from p2fit.curves.control import control_drift, drift_warning, subtract_control
 from p2fit.curves.options import Options
-from p2fit.curves.reading import Curves, from_frame, read_curves
+from p2fit.curves.reading import Curves, from_frame, read_curves, read_stdin
 from p2fit.errors import FitError, LawError
 from p2fit.laws.law import Law
 from p2fit.laws.table import LAWS, get_law
@@ -301,11 +301,7 @@ class Stdin(io.BytesIO):
     name = "<stdin>"
 
     def __init__(self) -> None:
-        import sys
-
-        if sys.stdin is None:
-            raise FitError("standard input is closed")
-        super().__init__(sys.stdin.buffer.read())
+        super().__init__(read_stdin())
 
 
 @dataclass

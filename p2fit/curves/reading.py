@@ -5,6 +5,7 @@ absolute counts (parameters, tokens) and losses are in nats per token.
 """
 
 import codecs
+import contextlib
 import csv
 import hashlib
 import io
@@ -18,7 +19,8 @@ from typing import Any, BinaryIO
 import polars as pl
 
 from p2fit.curves.checking import REQUIRED, Table, check_table
-from p2fit.errors import FRAME, CurvesError, Fault
+from p2fit.errors import FRAME, CurvesError, Fault, FitError
+from p2fit.files import opening
 
 _PACKED = {
     b"\x1f\x8b": "gzip; unpack it first",
@@ -116,13 +118,23 @@ def from_frame(
     return Curves(checked, FRAME, digest, dict(columns))
 
 
+def read_stdin() -> bytes:
+    """All of standard input."""
+    if sys.stdin is None:
+        raise FitError("standard input is closed")
+    with contextlib.suppress(OSError, ValueError):  # not a file of the system's
+        opening(sys.stdin.fileno())
+    return sys.stdin.buffer.read()
+
+
 def read_bytes(path: str | Path | BinaryIO) -> tuple[str, bytes]:
     """Name and bytes of the source."""
     if path == "-":
-        return "<stdin>", sys.stdin.buffer.read()
+        return "<stdin>", read_stdin()
     if not isinstance(path, str | Path):
         name = getattr(path, "name", None)
         return name if isinstance(name, str) else "<stream>", path.read()
+    opening(path)
     try:
         return str(path), Path(path).read_bytes()
     except FileNotFoundError:
