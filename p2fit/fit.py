@@ -29,8 +29,8 @@ from p2fit.curves.options import Options
 from p2fit.errors import FRAME, FitError, LawError
 from p2fit.files import opening, write_text
 from p2fit.laws.law import Law
-from p2fit.laws.table import LAWS
 from p2fit.results import Result
+from p2fit.saved import checked_law, parse_json
 from p2fit.scales import SCALES, Linear
 from p2fit.wording import join
 
@@ -345,33 +345,23 @@ class Fit(Result):
         Raises:
             FitError: not the JSON of a fit.
         """
-        try:
-            law = LAWS.get(document["law"])
-            if law is None or law.formula != document["formula"]:
-                law = Law.parse(
-                    document["formula"], columns=document["inputs"], name=document["law"]
-                )
-            law = law.within({n: tuple(r) for n, r in document["options"]["ranges"].items()})
-            if document["fixed"] or document["tied"]:
-                law = law.restrict(document["fixed"], document["tied"])
-            parameters = {
-                n: Estimate(**{**p, "interval": tuple(p["interval"]) if p["interval"] else None})
-                for n, p in document["parameters"].items()
-            }
-            rest = {
-                f.name: document[f.name]
-                for f in fields(Fit)
-                if f.name not in ("law", "parameters", "version", "warnings")
-            }
-            return Fit(
-                law=law,
-                parameters=parameters,
-                version=document["p2fit"],
-                warnings=tuple(document["warnings"]),
-                **rest,
-            )
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise FitError(f"not a fit saved by p2fit: {type(error).__name__}: {error}") from None
+        law = checked_law(document)
+        parameters = {
+            n: Estimate(**{**p, "interval": tuple(p["interval"]) if p["interval"] else None})
+            for n, p in document["parameters"].items()
+        }
+        rest = {
+            f.name: document[f.name]
+            for f in fields(Fit)
+            if f.name not in ("law", "parameters", "version", "warnings")
+        }
+        return Fit(
+            law=law,
+            parameters=parameters,
+            version=document["p2fit"],
+            warnings=tuple(document["warnings"]),
+            **rest,
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the fit as JSON, whole or not at all."""
@@ -386,17 +376,19 @@ def load(path: str | Path) -> Fit | list[Fit]:
     """
     opening(path)
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        document = parse_json(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise FitError(f"{path}: {error.strerror or error}") from None
     except (UnicodeDecodeError, json.JSONDecodeError):
         raise FitError(f"{path}: not a fit saved by p2fit (p2fit fit -o fit.json)") from None
+    except ValueError as error:
+        raise FitError(f"{path}: not a fit saved by p2fit: {error}") from None
     try:
-        if isinstance(document, list):
+        if isinstance(document, list) and document:
             return [Fit.from_dict(d) for d in document]
         return Fit.from_dict(document)
     except FitError as error:
-        raise FitError(f"{path}: {error}") from None
+        raise FitError(f"{path}: not a fit saved by p2fit: {error}") from None
 
 
 def to_json(fits: Fit | Sequence[Fit]) -> str:

@@ -31,6 +31,7 @@ ORDER = (
     "logs",
     "solver",
     "uncertainty",
+    "saved",
     "fit",
     "estimation",
     "bayes",

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 import p2fit
 from p2fit.cli import main
-from p2fit.cli.shared import Output
+from p2fit.cli.values import Output
 from tests import simulate
 from tests.test_docs import commands
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 LOG = ROOT / "tests" / "logs" / "resumed"
 
 #: Every option that names a file to write: its command with a file that it reads, IN.
-CASES = {
+CASES: dict[tuple[str, ...], str] = {
     ("fit", "-o"): "fit IN",
     ("fit", "--save-trace"): "fit IN --backend bayes",
     ("import", "-o"): "import IN --params 1M --tokens-per-step 512",
@@ -33,7 +33,7 @@ CASES = {
     (
         "simulate",
         "-o",
-    ): "simulate IN --law E+A/params^alpha --set E=1.8 --set A=480 --set alpha=.35",
+    ): "simulate IN --law E+A/params^alpha --set E=2 --set A=480 --set alpha=.3",
     ("validate", "--plot"): "validate IN",
 }
 

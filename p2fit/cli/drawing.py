@@ -6,15 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from p2fit.cli.shared import (
-    Count,
-    Output,
-    bootstrapping,
-    fitting,
-    picture_file,
-    saved_fit,
-    working,
-)
+from p2fit.cli.shared import bootstrapping, fitting, picture_file, saved_fit, working
+from p2fit.cli.values import Count, Output
 from p2fit.pictures.plot import GAIN, KINDS
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from typing import Any
 import click
 
 from p2fit.cli.shared import (
-    Output,
     bayesian,
     bootstrapping,
     column_option,
@@ -18,6 +17,7 @@ from p2fit.cli.shared import (
     print_json,
     working,
 )
+from p2fit.cli.values import Output
 
 #: Options of some backends only: passed on where they are given.
 _LEFT_OUT = ("noise", "prior", "draws", "tune", "chains", "save_trace")

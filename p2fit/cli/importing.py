@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from p2fit.cli.shared import Count, Output, Pair, Share, json_option, mapping, print_json, working
+from p2fit.cli.shared import json_option, print_json, working
+from p2fit.cli.values import Count, Output, Pair, Share, mapping
 
 
 @click.command("import")

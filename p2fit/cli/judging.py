@@ -7,19 +7,17 @@ from typing import Any
 import click
 
 from p2fit.cli.shared import (
-    Count,
-    Pair,
     bayesian,
     comparing,
     echo,
     fitting,
     json_option,
-    mapping,
     picture_option,
     print_all,
     print_json,
     working,
 )
+from p2fit.cli.values import Count, Pair, mapping
 
 
 @click.command()

@@ -6,17 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from p2fit.cli.shared import (
-    Count,
-    Output,
-    Share,
-    Values,
-    inputs,
-    json_option,
-    print_all,
-    saved_fit,
-    working,
-)
+from p2fit.cli.shared import inputs, json_option, print_all, saved_fit, working
+from p2fit.cli.values import Count, Output, Share, Values
 
 if TYPE_CHECKING:
     from p2fit.fit import Fit

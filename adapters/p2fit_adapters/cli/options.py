@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from p2fit.cli.shared import Count, Share
+from p2fit.cli.values import Count, Share
 
 _DEVICES = ("auto", "cpu", "cuda")
 _DTYPES = ("auto", "bf16", "fp32")

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from p2fit.cli.shared import Share, json_option
+from p2fit.cli.shared import json_option
+from p2fit.cli.values import Share
 from p2fit_adapters.cli.options import (
     batch_options,
     count_option,

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from p2fit.cli.shared import Pair, Share, json_option
+from p2fit.cli.shared import json_option
+from p2fit.cli.values import Pair, Share
 from p2fit.schedules import KINDS
 from p2fit_adapters.cli.options import (
     batch_options,

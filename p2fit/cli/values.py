@@ -1,0 +1,136 @@
+"""Kinds of values on the command line."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import click
+
+_SUFFIX = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
+
+
+class Count(click.ParamType[float]):
+    """A number that may end in K, M, B or T: ``8B``, ``350M``, ``20e9``."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"\s*([-+]?[\d.]+(?:e[-+]?\d+)?)\s*([KMBGT]?)\s*", str(value), re.I)
+        try:
+            return float(found[1]) * _SUFFIX[found[2].upper()] if found else float(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a number (8B, 350M, 20e9)", param, ctx)
+
+
+class Output(click.Path):
+    """A file to write: never one that the same command reads, nor one that it writes as well."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False)
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        from p2fit.files import claim
+
+        path = super().convert(value, param, ctx)
+        claim(str(path))
+        return path
+
+
+class Values(click.ParamType[list[float]]):
+    """Numbers: ``8B``, ``1B,3B``, ``1B..100B`` in steps even in the log, ``1B..100B:5`` points."""
+
+    name = "numbers"
+
+    def __init__(self, per_decade: int) -> None:
+        self.per_decade = per_decade
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> list[float]:
+        if isinstance(value, list):
+            return value
+        found: list[float] = []
+        for part in str(value).split(","):
+            ends, _, count = part.partition(":")
+            first, dots, last = ends.partition("..")
+            low = Count().convert(first, param, ctx)
+            if not dots:
+                if count:
+                    self.fail(f"{part!r} is no range: 1B..100B:5", param, ctx)
+                found.append(low)
+                continue
+            high = Count().convert(last, param, ctx)
+            if not 0 < low < high < math.inf:
+                self.fail(f"{part!r}: a range goes up from above 0 (1B..100B)", param, ctx)
+            steps = math.ceil(self.per_decade * math.log10(high / low) - 1e-9)
+            points = count if count else max(steps, 1) + 1
+            if not (str(points).isdigit() and 2 <= int(points) <= 10_000):
+                self.fail(f"{part!r}: a range has 2 to 10000 points (1B..100B:5)", param, ctx)
+            n = int(points) - 1
+            inner = (low * (high / low) ** (i / n) for i in range(1, n))
+            found += [low, *(float(f"{v:.15g}") for v in inner), high]
+        return found
+
+
+class Share(click.ParamType[float]):
+    """A share: ``10%`` or ``0.1``."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        if isinstance(value, float):
+            return value
+        try:
+            text = str(value).strip()
+            share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        except ValueError:
+            self.fail(f"{value!r} is not a share (10%, 0.1)", param, ctx)
+        if not 0 <= share < 1:
+            self.fail(f"{value!r} is not a share below 100%", param, ctx)
+        return share
+
+
+class Pair(click.ParamType[tuple[str, Any]]):
+    """``name=value``; the value is text, or what ``values`` makes of it."""
+
+    def __init__(self, kind: str, values: click.ParamType[Any] | None = None) -> None:
+        self.name, self.values = kind, values
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, Any]:
+        if isinstance(value, tuple):
+            return value
+        name, sign, right = (part.strip() for part in str(value).partition("="))
+        if not (name and sign and right):
+            self.fail(f"{value!r} is not of the form {self.name}", param, ctx)
+        return name, self.values.convert(right, param, ctx) if self.values else right
+
+
+class Range(click.ParamType[tuple[str, tuple[float, float]]]):
+    """``name=low..high``."""
+
+    name = "PARAMETER=LOW..HIGH"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, tuple[float, float]]:
+        if isinstance(value, tuple):
+            return value
+        found = re.fullmatch(r"\s*(\w+)\s*=\s*(.+?)\s*\.\.\s*(.+?)\s*", str(value))
+        if not found:
+            self.fail(f"{value!r} is not of the form {self.name}", param, ctx)
+        low, high = (Count().convert(end, param, ctx) for end in found.groups()[1:])
+        return found[1], (low, high)
+
+
+def names(ctx: Any, param: Any, value: str | None) -> list[str] | None:
+    if value is None:
+        return None
+    return [part for part in (p.strip() for p in value.split(",")) if part]
+
+
+def mapping(ctx: Any, param: Any, pairs: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(n for n in found if sum(n == m for m, _ in pairs) > 1)
+        raise click.BadParameter(f"{twice} is given twice", ctx, param)
+    return found

@@ -1,0 +1,150 @@
+"""The door of fit.json under mutated files: a fit that works, or one line.
+
+``P2FIT_FUZZ=100000 python -m pytest tests/fuzz`` tries that many; 2 000 otherwise.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import random
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import p2fit
+from p2fit.errors import FitError, LawError
+from tests import simulate
+
+COUNT = int(os.environ.get("P2FIT_FUZZ", "2000"))
+STRANGE: list[Any] = [
+    None, True, False, 0, 1, -1, 2, 10**18, 1e-300, 1e300, -1e300, 0.5, "", "x", "loss", "NaN",
+    "E + F", "A/params^alpha", [], [[]], [None], [0, "x"], {}, {"a": 1}, {"E": None}, "\ud800",
+]  # fmt: skip
+
+
+def fits() -> Iterator[p2fit.Fit]:
+    table = simulate.p2(seed=0)
+    yield p2fit.fit(table)
+    yield p2fit.fit(table, bootstrap=40)
+    yield p2fit.fit(simulate.chinchilla(seed=0), "chinchilla", fix={"E": 1.7})
+    yield p2fit.fit(simulate.chinchilla(seed=0), "skaling")
+    yield p2fit.fit(table, where="params > 1e9", tie={"alpha": "beta"})
+    yield p2fit.fit(table, backend="laplace")
+
+
+@pytest.fixture(scope="module")
+def documents() -> list[dict[str, Any]]:
+    found = [json.loads(json.dumps(fit.to_dict())) for fit in fits()]
+    for document in found:  # few draws will do, and are mutated as often as the rest
+        for part in ("bootstrap", "posterior"):
+            if document[part] is not None:
+                draws = document[part]["draws"]
+                document[part]["draws"] = {n: v[:5] for n, v in draws.items()}
+        if document["bootstrap"] is not None:
+            document["bootstrap"]["count"] = 5
+        if document["posterior"] is not None:
+            noise = document["posterior"]["noise"]
+            document["posterior"]["noise"] = {n: v[:5] for n, v in noise.items()}
+    return found
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield path
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from places(inner, (*path, key))
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            yield from places(inner, (*path, i))
+
+
+def mutated(document: dict[str, Any], rng: random.Random) -> Any:
+    document = copy.deepcopy(document)
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        path = rng.choice([p for p in places(document) if p])
+        parent: Any = document
+        for key in path[:-1]:
+            parent = parent[key]
+        kind = rng.randrange(4)
+        if kind == 0:
+            del parent[path[-1]]
+        elif kind == 1:
+            parent[path[-1]] = rng.choice(STRANGE)
+        elif kind == 2 and isinstance(parent[path[-1]], int | float):
+            parent[path[-1]] *= rng.choice((-1, 0, 1e6, 1e-6, 2))
+        else:
+            _, other = rng.choice([(p, v) for p, v in walk(document)])
+            parent[path[-1]] = copy.deepcopy(other)
+    return document
+
+
+def walk(document: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    for path in places(document):
+        value = document
+        for key in path:
+            value = value[key]
+        yield path, value
+
+
+def finite(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(finite, value.values()))
+    if isinstance(value, list):
+        return all(map(finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def use(fit: p2fit.Fit) -> None:
+    """What a user would do with a fit; what may be refused is refused by p2fit's own errors."""
+    str(fit)
+    fit._repr_html_()
+    assert finite(fit.to_dict())
+    at = {x: 0.3 if x == "pruning_rate" else 1e9 for x in fit.law.inputs} | {"base_loss": 2.0}
+    at = {x: v for x, v in at.items() if x in fit.law.inputs}
+    try:
+        found = p2fit.predict(fit, at)
+        assert finite(found.to_dict())
+        str(found)
+        if "tokens" in at and fit.target == "loss":
+            others = {x: v for x, v in at.items() if x != "tokens"}
+            plan = p2fit.plan_tokens(fit, others, gain=[0.01], loss=[3.0])
+            assert finite(plan.to_dict())
+            str(plan)
+    except (FitError, LawError):
+        return
+
+
+def test_a_mutated_fit_works_or_is_refused_in_a_line(
+    documents: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    rng, path = random.Random(0), tmp_path / "fit.json"
+    refused: list[str] = []
+    for i in range(COUNT):
+        document = mutated(documents[i % len(documents)], rng)
+        path.write_text(json.dumps(document), encoding="utf-8")
+        try:
+            with warnings.catch_warnings(), np.errstate(all="ignore"):
+                fit = p2fit.load(path)
+                for one in fit if isinstance(fit, list) else [fit]:
+                    use(one)
+        except FitError as error:
+            refused.append(str(error))
+        except Exception as error:
+            pytest.fail(f"input {i}: {type(error).__name__}: {error}\n{json.dumps(document)}")
+    assert len(refused) > COUNT / 3
+    assert all(line.startswith(f"{path}: ") and "\n" not in line for line in refused)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", "1e999", "NaN", "[" * 5000, '"\\ud800"'])
+def test_what_is_no_fit(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "fit.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(FitError, match="not a fit saved by p2fit"):
+        p2fit.load(path)
