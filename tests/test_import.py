@@ -576,13 +576,6 @@ def test_event_files_of_tensorflow(tmp_path: Path) -> None:
     assert rows(found) == [(1e6, 2.75), (2e6, 2.5)]
 
 
-def test_without_tensorboard_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
-    found = run(LOGS / "tensorboard", "--params", "1M", "--tokens-per-step", 512)
-    assert found.exit_code == 2
-    assert "pip install 'p2fit[tensorboard]'" in found.stderr
-
-
 # ---------------------------------------------------------------- the command
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from p2fit import extras
 from p2fit.bayes import laplace, leaving_out, sampling
 from p2fit.bayes.model import Noise, Posterior, posterior
 from p2fit.bayes.priors import parse
@@ -91,7 +92,7 @@ def _needs(backend: Backend) -> None:
     wanted = ("arviz", "nutpie", "scipy") if backend == "bayes" else ("arviz", "scipy")
     missing = [name for name in wanted if find_spec(name) is None]
     if missing:
-        raise FitError(f"the backend {backend} needs {missing[0]}: pip install 'p2fit[bayes]'")
+        raise FitError(f"the backend {backend} needs {missing[0]}: {extras.command('bayes')}")
 
 
 def left_out(task: Task, options: Mapping[str, Any], tick: Callable[[], None]) -> leaving_out.Elpd:

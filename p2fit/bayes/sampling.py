@@ -21,6 +21,7 @@ import numpy as np
 from p2fit.bayes.coordinates import Coordinates
 from p2fit.bayes.laplace import Density, Mode, find_mode
 from p2fit.bayes.model import Posterior
+from p2fit.extras import quietly
 from p2fit.laws import Array
 
 _TRIES = 1000  # draws from the prior, where least squares gives no start
@@ -112,8 +113,9 @@ def sample(
         others: further modes, in each of which a chain starts.
         progress: called with draws done and in all, tuning included.
     """
-    import nutpie
-    from nutpie.compiled_pyfunc import from_pyfunc
+    with quietly():  # it imports ArviZ
+        import nutpie
+        from nutpie.compiled_pyfunc import from_pyfunc
 
     d, done = len(mode.x), 0
 
@@ -244,7 +246,6 @@ def save_trace(
 
 def arviz() -> Any:
     """ArviZ, without the announcement of its next version."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quietly():
         import arviz as az
     return az

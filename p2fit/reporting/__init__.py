@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from p2fit import __version__
+from p2fit import __version__, extras
 from p2fit.comparison import Comparison, compare
 from p2fit.fit import Fit, fit_each
 from p2fit.laws import Law, LawError
@@ -139,7 +139,7 @@ def _template() -> Any:
     try:
         import jinja2
     except ImportError:
-        raise FitError("a report needs Jinja: pip install 'p2fit[report]'") from None
+        raise FitError(f"a report needs Jinja: {extras.command('report')}") from None
     place = jinja2.Environment(
         loader=jinja2.PackageLoader("p2fit.reporting", "."),
         autoescape=True,  # names of runs, columns and files may hold anything
