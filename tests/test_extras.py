@@ -140,7 +140,7 @@ def test_nothing_says_to_install_p2fit_from_an_index() -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ("fit", CURVES, "--backend", "bayes", "--draws", 100, "--allow-unconverged"),
+        ("fit", CURVES, "--backend", "laplace"),
         ("profile", CURVES, "--plot", "profile.svg"),
     ],
     ids=["ArviZ", "matplotlib"],
