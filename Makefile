@@ -1,6 +1,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+INSTALL = bin/pip install -qq --disable-pip-version-check
 
 .PHONY: fit test test-adapters post-train study lint package docs bench clean
 
@@ -33,34 +34,35 @@ package: $(VENV)/.dev
 	rm -rf dist $(VENV)-wheel
 	$(BIN)/python -m build --outdir dist
 	$(PYTHON) -m venv $(VENV)-wheel
-	$(VENV)-wheel/bin/pip install --quiet dist/*.whl
+	$(VENV)-wheel/$(INSTALL) dist/*.whl
 	cd / && $(abspath $(VENV)-wheel)/bin/p2fit fit --json $(CURDIR)/examples/chinchilla/chinchilla.csv > /dev/null
 
 docs: $(VENV)/.base
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	$(VENV)/$(INSTALL) --editable '.[docs]'
 	$(BIN)/python -m sphinx -q -W -b html docs docs/_build
 
 bench: $(VENV)/.base
 	$(BIN)/python benchmarks/run.py
 
+# Setting up says nothing. A checkout that cannot be written in is compiled anew in each run.
 $(VENV)/.base: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
-	$(BIN)/python -m compileall -q p2fit
-	touch $@
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/$(INSTALL) --editable .
+	@$(BIN)/python -m compileall -qq p2fit || true
+	@touch $@
 
 $(VENV)/.test: $(VENV)/.base
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
-	touch $@
+	@$(VENV)/$(INSTALL) --editable '.[test]'
+	@touch $@
 
 $(VENV)/.dev: $(VENV)/.test
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	touch $@
+	@$(VENV)/$(INSTALL) --editable '.[dev]'
+	@touch $@
 
 $(ADAPTERS)/.test: pyproject.toml adapters/pyproject.toml
-	$(PYTHON) -m venv $(ADAPTERS)
-	$(ADAPTERS)/bin/pip install --quiet --disable-pip-version-check $(TORCH) --editable . --editable './adapters[test]'
-	touch $@
+	@$(PYTHON) -m venv $(ADAPTERS)
+	@$(ADAPTERS)/$(INSTALL) $(TORCH) --editable . --editable './adapters[test]'
+	@touch $@
 
 clean:
 	rm -rf .venv* .cache build dist docs/_build

@@ -21,6 +21,7 @@ ORDER = (
     "arrays",
     "errors",
     "wording",
+    "extras",
     "results",
     "files",
     "scales",

@@ -31,7 +31,9 @@ from p2fit.solver.build import build
 from tests import simulate
 from tests import test_formulas as formulas
 
-SCHEMA = json.loads((Path(p2fit.__file__).parent / "schemas" / "fit.schema.json").read_text())
+SCHEMA = json.loads(
+    (Path(p2fit.__file__).parent / "schemas" / "fit.schema.json").read_text(encoding="utf-8")
+)
 
 #: Besiroglu et al. 2024: estimates and standard errors on these rows.
 PUBLISHED = {
@@ -354,7 +356,7 @@ def test_laplace_refuses_where_weights_are_wild(kept: pl.DataFrame) -> None:
 
 def test_a_fit_survives_json_with_its_draws(nuts: p2fit.Fit, tmp_path: Path) -> None:
     nuts.save(tmp_path / "fit.json")
-    document = json.loads((tmp_path / "fit.json").read_text())
+    document = json.loads((tmp_path / "fit.json").read_text(encoding="utf-8"))
     jsonschema.validate(document, SCHEMA)
     again = p2fit.load(tmp_path / "fit.json")
     assert isinstance(again, p2fit.Fit)
@@ -502,7 +504,7 @@ def test_a_formula_of_ones_own_from_the_command_line(tmp_path: Path) -> None:
     assert (again.posterior or {})["priors"]["g"] == "LogNormal(0.549306, 1.42595)"
     assert again.parameters["g"].estimate == pytest.approx(2.8, rel=0.1)
     points = tmp_path / "points.csv"
-    points.write_text("params,tokens,precision\n1e9,1e10,4\n")
+    points.write_text("params,tokens,precision\n1e9,1e10,4\n", encoding="utf-8")
     predicted = CliRunner().invoke(main, ["predict", str(fit), "--at", str(points), "--json"])
     assert predicted.exit_code == 0, predicted.output
 

@@ -17,7 +17,9 @@ import p2fit
 from p2fit.cli import main
 from tests import simulate
 
-SCHEMA = json.loads((Path(p2fit.__file__).parent / "schemas" / "fit.schema.json").read_text())
+SCHEMA = json.loads(
+    (Path(p2fit.__file__).parent / "schemas" / "fit.schema.json").read_text(encoding="utf-8")
+)
 
 
 def run(*arguments: object, stdin: bytes | None = None) -> Result:
@@ -108,7 +110,7 @@ def test_groups(dense: Path, tmp_path: Path) -> None:
     )
     document = json.loads(found.stdout)
     assert [d["group"] for d in document] == [{"train_set": "c4"}, {"train_set": "pile"}]
-    assert json.loads((tmp_path / "f.json").read_text()) == document
+    assert json.loads((tmp_path / "f.json").read_text(encoding="utf-8")) == document
     shown = run("fit", tmp_path / "two.csv", "--by", "train_set").stdout
     assert shown.count("parameter ") == 2
     scores, values = shown.split("\nall groups\n\n")[1].split("\n\n")
@@ -163,13 +165,13 @@ def test_what_the_user_can_mend_is_said_and_exits_2(
 
 @pytest.mark.parametrize("command", ["fit", "check"])
 def test_faults_name_file_line_and_column(command: str, curves: Path, tmp_path: Path) -> None:
-    lines = curves.read_text().splitlines()
+    lines = curves.read_text(encoding="utf-8").splitlines()
     header = lines[0].split(",")
     cells = lines[16].split(",")
     cells[header.index("pruning_rate")] = "1.3"
     lines[16] = ",".join(cells)
     bad = tmp_path / "bad.csv"
-    bad.write_text("\n".join(lines))
+    bad.write_text("\n".join(lines), encoding="utf-8")
     found = (
         run(command, bad, "-o", tmp_path / "out.json") if command == "fit" else run(command, bad)
     )

@@ -425,7 +425,7 @@ def test_one_more_fault() -> None:
 
 def test_line_17_of_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("curves.csv").write_text(row("pruning_rate", *["0.5"] * 15, "1.3"))
+    Path("curves.csv").write_text(row("pruning_rate", *["0.5"] * 15, "1.3"), encoding="utf-8")
     for path in ("curves.csv", Path("curves.csv")):
         with pytest.raises(CurvesError) as caught:
             read_curves(path)
@@ -452,7 +452,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(GOOD.encode())))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(GOOD.encode()), encoding="utf-8"))
     curves = read_curves("-")
     assert curves.source == "<stdin>"
     assert_frame_equal(curves.frame, read(GOOD).frame)
@@ -572,7 +572,7 @@ def test_a_million_rows(tmp_path: Path) -> None:
     frame = read_curves(path).frame
     assert frame.height == rows
     assert frame.row(each) == ("1", 1e9 + 1, 0, 3, 0.5, 2, "llama")
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write("0,1e9,0,3,1.3,2,llama\n")
     with pytest.raises(CurvesError) as caught:
         read_curves(path)

@@ -38,7 +38,8 @@ def help_text(words: tuple[str, ...]) -> str:
 
 def test_every_command_is_documented_with_its_help() -> None:
     documented = {
-        tuple(m["arguments"].split()[:-1]): m["help"] for m in BLOCK.finditer(CLI.read_text())
+        tuple(m["arguments"].split()[:-1]): m["help"]
+        for m in BLOCK.finditer(CLI.read_text(encoding="utf-8"))
     }
     assert documented == {words: help_text(words) for words in commands(main)}
 
@@ -49,13 +50,13 @@ def test_every_help_has_an_example() -> None:
 
 
 def test_the_changelog_names_this_version() -> None:
-    assert f"## {p2fit.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"## {p2fit.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def test_no_page_links_to_a_file_that_is_not_there() -> None:
     pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.md")]
     for page in [*pages, *ROOT.glob("benchmarks/*.md")]:
-        for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
 
@@ -64,8 +65,12 @@ def rewrite() -> None:
     pages = [
         f"```console\n$ p2fit {' '.join([*w, '--help'])}\n{help_text(w)}```" for w in commands(main)
     ]
-    head = CLI.read_text().split("```console")[0] if CLI.exists() else "# The command line\n\n"
-    CLI.write_text(head.rstrip() + "\n\n" + "\n\n".join(pages) + "\n")
+    head = (
+        CLI.read_text(encoding="utf-8").split("```console")[0]
+        if CLI.exists()
+        else "# The command line\n\n"
+    )
+    CLI.write_text(head.rstrip() + "\n\n" + "\n\n".join(pages) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ import p2fit
 from p2fit.fit import to_json
 from tests import simulate
 
-SCHEMA = json.loads((Path(p2fit.__file__).parent / "schemas" / "fit.schema.json").read_text())
+SCHEMA = json.loads(
+    (Path(p2fit.__file__).parent / "schemas" / "fit.schema.json").read_text(encoding="utf-8")
+)
 
 
 def extended(table: dict[str, Any], extra: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -373,7 +375,9 @@ def test_a_fit_is_immutable(fit: p2fit.Fit) -> None:
 def test_json_round_trip_under_the_schema(make: Any, tmp_path: Path) -> None:
     found = make()
     found.save(tmp_path / "fit.json")
-    document = json.loads((tmp_path / "fit.json").read_text(), parse_constant=pytest.fail)
+    document = json.loads(
+        (tmp_path / "fit.json").read_text(encoding="utf-8"), parse_constant=pytest.fail
+    )
     jsonschema.validate(document, SCHEMA)
     again = p2fit.load(tmp_path / "fit.json")
     assert isinstance(again, p2fit.Fit)
@@ -386,7 +390,7 @@ def test_json_round_trip_under_the_schema(make: Any, tmp_path: Path) -> None:
 def test_several_groups_are_a_list(tmp_path: Path) -> None:
     table = simulate.chinchilla(60, seed=1)
     fits = p2fit.fit_each({**table, "train_set": ["a"] * 30 + ["b"] * 30}, by=["train_set"])
-    (tmp_path / "fits.json").write_text(to_json(fits))
+    (tmp_path / "fits.json").write_text(to_json(fits), encoding="utf-8")
     jsonschema.validate(json.loads(to_json(fits)), SCHEMA)
     again = p2fit.load(tmp_path / "fits.json")
     assert isinstance(again, list)
@@ -395,18 +399,18 @@ def test_several_groups_are_a_list(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "{}", "[{}]", '{"law": "p2"}', "3", "not json"])
 def test_a_file_that_is_no_fit(text: str, tmp_path: Path) -> None:
-    (tmp_path / "fit.json").write_text(text)
+    (tmp_path / "fit.json").write_text(text, encoding="utf-8")
     with pytest.raises(p2fit.FitError, match=r"fit\.json"):
         p2fit.load(tmp_path / "fit.json")
 
 
 def test_a_file_is_written_whole_or_not_at_all(fit: p2fit.Fit, tmp_path: Path) -> None:
     target = tmp_path / "fit.json"
-    target.write_text("before")
+    target.write_text("before", encoding="utf-8")
     with pytest.raises(p2fit.FitError, match="No such file"):
         fit.save(tmp_path / "nowhere" / "fit.json")
     fit.save(target)
-    assert json.loads(target.read_text())["law"] == "p2"
+    assert json.loads(target.read_text(encoding="utf-8"))["law"] == "p2"
     assert list(tmp_path.iterdir()) == [target]
 
 
@@ -437,6 +441,25 @@ def test_metrics(fit: p2fit.Fit) -> None:
     )
     slopes = np.diff((y - fitted).reshape(9, 20)) / np.diff(columns["tokens"].reshape(9, 20) / 1e9)
     assert m["asd"] == pytest.approx(np.abs(slopes).mean(axis=1).mean())
+
+
+@pytest.mark.parametrize(
+    ("agreed", "tried", "words"),
+    [
+        (12, 12, "all starts agree"),
+        (11, 12, "many starts agree"),
+        (3, 12, "many starts agree"),
+        (2, 12, "few starts agree"),
+        (1, 3, "few starts agree"),
+        (1, 1, "from one start"),
+    ],
+)
+def test_the_summary_says_in_words_how_many_starts_agree(
+    fit: p2fit.Fit, agreed: int, tried: int, words: str
+) -> None:
+    found = dataclasses.replace(fit, starts={"tried": tried, "agreed": agreed})
+    (line,) = (line for line in found.summary().splitlines() if line.startswith("objective"))
+    assert line.endswith(f" (sum), {words}")
 
 
 def test_the_summary_says_what_was_done(fit: p2fit.Fit) -> None:

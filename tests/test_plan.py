@@ -139,7 +139,7 @@ def test_winning_back_what_pruning_cost(pruned: p2fit.Fit, tmp_path: Path) -> No
     curves = tmp_path / "curves.csv"
     head = "run,params,pruning_rate,base_loss,tokens,loss\n"
     rows = "a,8e9,0.3,2.6,0,4.5\nb,8e9,0.3,2.6,0,4.7\na,8e9,0.3,2.6,1e9,3\nc,8e9,0.2,2.6,0,3.5\n"
-    curves.write_text(head + rows)
+    curves.write_text(head + rows, encoding="utf-8")
     measured = p2fit.plan_tokens(pruned, POINT, recover=[0.5, 0.8], curves=curves)
     assert measured.to_dict() == plan.to_dict()
     with pytest.raises(

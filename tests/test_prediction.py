@@ -81,7 +81,7 @@ def test_without_intervals() -> None:
 
 def test_points_keep_their_order_and_their_other_columns(dense: p2fit.Fit, tmp_path: Path) -> None:
     file = tmp_path / "points.csv"
-    file.write_text("name,tokens,params\nb,2e11,1e9\na,1e10,8e9\n")
+    file.write_text("name,tokens,params\nb,2e11,1e9\na,1e10,8e9\n", encoding="utf-8")
     found = p2fit.predict(dense, file)
     assert found.frame["name"].to_list() == ["b", "a"]
     assert found.predicted[1] == pytest.approx(dense.predict({"params": 8e9, "tokens": 1e10}))
@@ -105,7 +105,7 @@ def test_bad_points(dense: p2fit.Fit, points: dict[str, float], message: str) ->
 
 def test_bad_files(dense: p2fit.Fit, tmp_path: Path) -> None:
     file = tmp_path / "points.csv"
-    file.write_text("params,token\n8e9,1e9\n")
+    file.write_text("params,token\n8e9,1e9\n", encoding="utf-8")
     with pytest.raises(CurvesError, match="tokens: no such column; did you mean token"):
         p2fit.predict(dense, file)
 
@@ -182,7 +182,7 @@ def test_bad_requests(
 def test_not_a_fit(tmp_path: Path) -> None:
     file = tmp_path / "curves.json"
     for text in ("{}", "a,b\n", "[]", "3"):
-        file.write_text(text)
+        file.write_text(text, encoding="utf-8")
         code, _, stderr = run("predict", file, "--params", "8B")
         assert (code, stderr.count("\n")) == (2, 1), text
         assert stderr.startswith(str(file))

@@ -89,7 +89,7 @@ def test_the_command_line(tmp_path: Path) -> None:
     code, stdout, _ = run(*asked)
     assert code == 0
     assert run(*asked, "-o", out)[1] == ""
-    assert out.read_text() == stdout
+    assert out.read_text(encoding="utf-8") == stdout
     frame = p2fit.read_curves(out).frame
     assert frame.height == 2 * 3 * 20
     again = p2fit.simulate(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from p2fit.extras import command
 from p2fit_adapters.errors import RunError
 
 #: Name of a group and its documents.
@@ -127,7 +128,8 @@ def _hub(spec: str, seed: int) -> Groups:
     try:
         import datasets
     except ImportError:
-        raise RunError("a text from the hub needs: pip install 'p2fit-adapters[hub]'") from None
+        needed = command("hub", "p2fit-adapters")
+        raise RunError(f"a text from the hub needs: {needed}") from None
     parts = re.fullmatch(r"hub:([^:@]+)(?::([^@]+))?(?:@(.+))?", spec)
     if parts is None:
         raise RunError(f"{spec}: give hub:NAME, hub:NAME:CONFIG or hub:NAME:CONFIG@SPLIT")

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from p2fit.extras import command
 from p2fit_adapters.errors import RunError
 from p2fit_adapters.jobs import Job, Sweep
 from p2fit_adapters.progress import Outcome, Report, on_main_process, world_size
@@ -235,7 +236,7 @@ class _Ray(_Workers):
         try:
             import ray
         except ImportError:
-            raise RunError("--ray needs: pip install 'p2fit-adapters[ray]'") from None
+            raise RunError(f"--ray needs: {command('ray', 'p2fit-adapters')}") from None
         self.ray = ray
         host, _, port = address.removeprefix("ray://").rpartition(":")
         try:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
+
+from p2fit.extras import quietly
 
 
 def arviz() -> Any:
     """ArviZ, without the announcement of its next version."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quietly():
         import arviz as az
     return az

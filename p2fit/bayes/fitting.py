@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from p2fit import extras
 from p2fit.arrays import Array, finite
 from p2fit.bayes import laplace, leaving_out, sampling
 from p2fit.bayes.build import posterior
@@ -94,7 +95,7 @@ def _needs(backend: Backend) -> None:
     wanted = ("arviz", "nutpie", "scipy") if backend == "bayes" else ("arviz", "scipy")
     missing = [name for name in wanted if find_spec(name) is None]
     if missing:
-        raise FitError(f"the backend {backend} needs {missing[0]}: pip install 'p2fit[bayes]'")
+        raise FitError(f"the backend {backend} needs {missing[0]}: {extras.command('bayes')}")
 
 
 def left_out(

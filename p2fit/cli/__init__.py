@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from p2fit import __version__
+from p2fit import __version__, extras
 
 _MODULES = {
     "fitting": ("fit", "check", "laws", "schema"),
@@ -83,7 +83,7 @@ def _missing(**_: Any) -> None:
       p2fit run post-train --help
     """
     click.echo(
-        "p2fit run makes curves from real runs and needs torch: pip install p2fit-adapters",
+        f"p2fit run makes curves from real runs and needs torch: {extras.adapters()}",
         err=True,
     )
     sys.exit(2)

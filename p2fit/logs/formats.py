@@ -19,6 +19,7 @@ from typing import Any
 
 import polars as pl
 
+from p2fit import extras
 from p2fit.curves.checking import KEPT
 from p2fit.curves.reading import no_text, parse, read_bytes
 from p2fit.errors import CurvesError, Fault, FitError
@@ -339,7 +340,7 @@ def _tensorboard(source: Path, files: Iterable[Path]) -> Log:
         from tensorboard.util.tensor_util import make_ndarray
     except ImportError:
         raise FitError(
-            f"{source}: TensorBoard event files need tensorboard: pip install 'p2fit[tensorboard]'"
+            f"{source}: TensorBoard event files need tensorboard: {extras.command('tensorboard')}"
         ) from None
     from google.protobuf.message import DecodeError
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from p2fit import extras
 from p2fit.arrays import Array
 from p2fit.curves.points import merge_close_levels
 from p2fit.errors import FitError
@@ -101,9 +102,10 @@ def styled() -> Iterator[None]:
         FitError: matplotlib is not installed.
     """
     try:
-        import matplotlib
+        with extras.quietly():  # finding fonts takes a moment, the first time
+            import matplotlib.font_manager
     except ImportError:
-        raise FitError("pictures need matplotlib: pip install 'p2fit[plot]'") from None
+        raise FitError(f"pictures need matplotlib: {extras.command('plot')}") from None
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from p2fit import __version__
+from p2fit import __version__, extras
 from p2fit.curves.choosing import Dataset, Source, Stdin
 from p2fit.errors import FitError, LawError
 from p2fit.fit import Fit
@@ -104,7 +104,7 @@ def _template() -> Any:
     try:
         import jinja2
     except ImportError:
-        raise FitError("a report needs Jinja: pip install 'p2fit[report]'") from None
+        raise FitError(f"a report needs Jinja: {extras.command('report')}") from None
     place = jinja2.Environment(
         loader=jinja2.PackageLoader("p2fit.reporting", "."),
         autoescape=True,  # names of runs, columns and files may hold anything

@@ -137,8 +137,7 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
         tau = number(options["tau"])
         s = f"s from {fit.target}_stderr"
         yield "", f"weights 1/(s² + τ²), {s}, τ = {tau} of the {options['residual']}"
-    tried, agreed = fit.starts["tried"], fit.starts["agreed"]
-    yield "objective", f"{number(fit.objective)} (sum), {agreed} of {tried} starts agree"
+    yield "objective", f"{number(fit.objective)} (sum), {_agreement(fit)}"
     scores = []
     if m["r2_excess"] is not None:
         scores.append(f"R² {number(m['r2_excess'])} of the loss above base_loss")  # type: ignore[arg-type]
@@ -169,6 +168,17 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
     for i, (share, values) in enumerate(fit.sensitivity.items()):
         moved = ", ".join(f"{e} {number(v, 3)}" for e, v in values.items())
         yield "" if i else "sensitivity", f"without each run's first {share}: {moved}"
+
+
+def _agreement(fit: Fit) -> str:
+    """How much of the search ended there, in words: rounding leads one start or the other astray,
+    so the numbers are not the same on every processor."""
+    tried, agreed = fit.starts["tried"], fit.starts["agreed"]
+    if tried == 1:
+        return "from one start"
+    if agreed == tried:
+        return "all starts agree"
+    return f"{'many' if agreed > 1 and 4 * agreed >= tried else 'few'} starts agree"
 
 
 def _posterior(fit: Fit) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,75 @@
+"""Packages that only some of p2fit needs: imported quietly, or named with what installs them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+
+def command(extra: str, distribution: str = "p2fit") -> str:
+    """What to type to install an extra of p2fit, or of p2fit-adapters, into this environment.
+
+    Neither is on a package index. Where it was installed from a folder that is still there, pip
+    takes the extra from that folder; elsewhere the extra's own requirements are named.
+    """
+    try:
+        options, folder = _source(distribution)
+    except metadata.PackageNotFoundError:
+        place = "." if distribution == "p2fit" else "./adapters"
+        return f"in a checkout of p2fit, {_pip(f'{place}[{extra}]')}"
+    if folder is not None:
+        return _pip(*options, f"{folder}[{extra}]")
+    needed = (line.partition(";") for line in metadata.requires(distribution) or ())
+    own = (f"extra == '{extra}'", f'extra == "{extra}"')
+    return _pip(*(name.strip() for name, _, marker in needed if marker.strip() in own))
+
+
+def adapters() -> str:
+    """What to type to install p2fit-adapters, which lies in p2fit's folder, beside p2fit."""
+    try:
+        options, folder = _source("p2fit")
+    except metadata.PackageNotFoundError:
+        folder = None
+    if folder is not None and (folder / "adapters").is_dir():
+        return _pip(*options, str(folder / "adapters"))
+    return f"in a checkout of p2fit, {_pip('./adapters')}"
+
+
+def _pip(*arguments: str) -> str:
+    return shlex.join([sys.executable, "-m", "pip", "install", *arguments])
+
+
+def _source(distribution: str) -> tuple[list[str], Path | None]:
+    """pip's option if a distribution is editable, and the folder that it was installed from."""
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
+
+    origin = metadata.distribution(distribution).read_text("direct_url.json")  # PEP 610
+    found: dict[str, Any] = json.loads(origin or "{}")
+    if "dir_info" not in found:
+        return [], None
+    folder = Path(url2pathname(urlsplit(found["url"]).path))
+    options = ["--editable"] if found["dir_info"].get("editable") else []
+    return options, folder if (folder / "pyproject.toml").is_file() else None
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Import here what announces things: a next version, a cache of fonts that is not there yet."""
+    logger = logging.getLogger("matplotlib")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
