@@ -14,6 +14,7 @@ import torch
 from p2fit_adapters import curves
 from p2fit_adapters.errors import RunError
 from p2fit_adapters.models import Counts, load_config, load_model
+from p2fit_adapters.naming import slug
 from p2fit_adapters.progress import Report
 from p2fit_adapters.pruning import Pruned, Pruning, counts_after, prune
 from p2fit_adapters.running import Result, Run, recorded_settings
@@ -43,7 +44,7 @@ class PostTraining:
     def name(self) -> str:
         """Name of the run and of its folder: model, method, criterion, rate, tokens, seed."""
         path = Path(self.model)
-        parts = [self.label or (path.parent.name if path.name == "model" else path.name)]
+        parts = [slug(self.label or (path.parent.name if path.name == "model" else path.name))]
         parts.append(self.pruning.method.replace(":", "of"))
         if len(self.pruning.criteria) > 1:
             parts.append(self.pruning.chosen_criterion)

@@ -16,6 +16,7 @@ from p2fit.schedules import KINDS, Kind, Schedule
 from p2fit_adapters import checkpoints, curves
 from p2fit_adapters.errors import RunError
 from p2fit_adapters.models import Counts, count_parameters, from_config, is_type, new_config
+from p2fit_adapters.naming import slug
 from p2fit_adapters.progress import Report
 from p2fit_adapters.pruning.masks import Masks
 from p2fit_adapters.running import Result, Run, recorded_settings
@@ -116,7 +117,7 @@ class Pretraining:
     @property
     def name(self) -> str:
         """Name of the run and of its folder: model, sparsity, tokens, seed."""
-        parts = [self.label or Path(self.model).name]
+        parts = [slug(self.label or Path(self.model).name)]
         sparsity = self.sparsity
         parts.append(f"{sparsity.schedule}{sparsity.final:g}" if sparsity.final else "dense")
         parts.append(self.training.short_tokens)

@@ -42,6 +42,7 @@ from typing import Any
 from p2fit_adapters.errors import RunError
 from p2fit_adapters.jobs import POST_TRAIN, PRETRAIN, Job, Sweep
 from p2fit_adapters.models import count_parameters, load_config, meta_model, new_config
+from p2fit_adapters.naming import slug
 from p2fit_adapters.post_training import PostTraining
 from p2fit_adapters.pretraining import DEFAULT_TRAINING, Pretraining, Sparsity, prunable_weights
 from p2fit_adapters.pruning import combinations, counts_after
@@ -153,6 +154,9 @@ class _File:
                 raise self.fail(where, "give either type (trained here) or path (trained before)")
             self.models[name] = table
             try:
+                for other in self.models:
+                    if other != name and slug(other).casefold() == slug(name).casefold():
+                        raise RunError(f"{other} has the same name in files: call one otherwise")
                 if "type" in table:
                     rest = {k: v for k, v in table.items() if k not in ("type", "tokenizer")}
                     self.configs[name] = new_config(table["type"], rest)

@@ -10,7 +10,10 @@ import polars as pl
 import pytest
 from accelerate.state import AcceleratorState
 from click.testing import CliRunner, Result
+from hypothesis import example, given
+from hypothesis import strategies as st
 from p2fit_adapters import RunError, read_sweep
+from p2fit_adapters.naming import slug
 
 from p2fit.cli import main
 
@@ -274,3 +277,32 @@ def test_the_study_has_what_the_laws_need(name: str, tmp_path: Path) -> None:
         }
         assert len(cells) >= 12
         assert {final for final, _ in cells} >= {0.0}
+
+
+@given(name=st.text(max_size=120))
+@example("../../evil")
+@example("org/small")
+@example("..")
+@example("a\\b")
+@example("C:\\x")
+@example("=HYPERLINK(1)")
+def test_a_name_stays_inside_its_folder(name: str) -> None:
+    try:
+        found = slug(name)
+    except RunError:
+        return
+    assert Path("out", found).resolve().parent == Path("out").resolve()
+    assert not found.startswith((".", "=", "-"))
+    assert slug(found) == found
+
+
+def test_models_are_named_as_files_can_be(tmp_path: Path, text: str) -> None:
+    evil = text.replace("[models.a]", '[models."../../evil"]').replace(
+        "a = 5e-3", '"../../evil" = 5e-3'
+    )
+    sweep = read_sweep(written(tmp_path, evil), tmp_path / "out")
+    assert all(job.folder.parent.parent == tmp_path / "out" for job in sweep.jobs)
+    assert {job.settings.label for job in sweep.jobs} == {"../../evil", "b"}
+    twice = text.replace("[models.b]", '[models."./A"]')
+    with pytest.raises(RunError, match="has the same name in files"):
+        read_sweep(written(tmp_path, twice), tmp_path / "out")

@@ -1,0 +1,24 @@
+"""Names of runs, which are names of folders too: what is given becomes one that stays inside."""
+
+from __future__ import annotations
+
+import re
+
+from p2fit_adapters.errors import RunError
+
+_OTHER = re.compile(r"[^\w.+-]+")
+
+
+def slug(name: str) -> str:
+    """A name as part of a file name: what is no letter, digit or one of ``_ . + -`` is a dash.
+
+    >>> slug("org/small"), slug("../../evil"), slug("Qwen2.5-0.5B")
+    ('org-small', 'evil', 'Qwen2.5-0.5B')
+
+    Raises:
+        RunError: nothing is left of it.
+    """
+    found = _OTHER.sub("-", name).strip(".-")[:100]
+    if not found:
+        raise RunError(f"{name!r} has no letter or digit to name a run by")
+    return found
