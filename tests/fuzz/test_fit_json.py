@@ -76,7 +76,7 @@ def mutated(document: dict[str, Any], rng: random.Random) -> Any:
         if kind == 0:
             del parent[path[-1]]
         elif kind == 1:
-            parent[path[-1]] = rng.choice(STRANGE)
+            parent[path[-1]] = copy.deepcopy(rng.choice(STRANGE))
         elif kind == 2 and isinstance(parent[path[-1]], int | float):
             parent[path[-1]] *= rng.choice((-1, 0, 1e6, 1e-6, 2))
         else:
