@@ -27,6 +27,7 @@ ORDER = (
     "scales",
     "metrics",
     "schedules",
+    "diagnostics",
     "laws",
     "curves",
     "logs",

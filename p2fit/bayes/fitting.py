@@ -13,10 +13,10 @@ from p2fit import extras
 from p2fit.arrays import Array, finite
 from p2fit.bayes import laplace, leaving_out, sampling
 from p2fit.bayes.build import posterior
-from p2fit.bayes.diagnostics import UNMOVED, failed_checks
 from p2fit.bayes.posterior import Noise, Posterior
 from p2fit.bayes.priors import parse
 from p2fit.curves.choosing import Dataset, Source, datasets
+from p2fit.diagnostics import UNMOVED, failed_checks
 from p2fit.errors import FitError, LawError
 from p2fit.estimation import fit_dataset, score
 from p2fit.fit import Estimate, Fit

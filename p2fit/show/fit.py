@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from p2fit.bayes.diagnostics import UNMOVED, failed_checks
+from p2fit.diagnostics import UNMOVED, failed_checks
 from p2fit.fit import Estimate, Fit
 from p2fit.show.parts import describe_control, facts, grid, labels, number
 from p2fit.solver.identify import determined
