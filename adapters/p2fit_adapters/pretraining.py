@@ -282,7 +282,7 @@ class _Pretraining(Run[Pretrained]):
         if theirs is None or theirs["text"] != meta["text"]:
             raise RunError(f"{trunk}: was trained on another text than {self.settings.name}")
         for part in ("lr", "batch_tokens", "seed", "weight_decay", "clip", "dtype"):
-            mine = getattr(self.training, part)
+            mine = self.settings.recorded()["training"][part]
             if theirs["settings"]["training"][part] != mine:
                 raise RunError(f"{trunk}: has another {part} than {self.settings.name}, {mine}")
         if theirs["before"] != meta["before"]:

@@ -52,6 +52,7 @@ def recorded_settings(settings: Any) -> dict[str, Any]:
     found = asdict(settings)
     for name in _FREE:
         del found["training"][name]
+    found["training"]["dtype"] = settings.training.chosen_dtype
     del found["save_model"]
     return found
 

@@ -15,6 +15,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from p2fit_adapters.errors import RunError
+from p2fit_adapters.loss import next_token_loss
 from p2fit_adapters.models import from_config
 from p2fit_adapters.pruning.masks import Masks
 from p2fit_adapters.text import Text
@@ -57,7 +58,8 @@ class Training:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` takes a GPU where there is one."""
     dtype: Literal["auto", "bf16", "fp32"] = "auto"
-    """Of matrix products; ``auto`` is bf16 on a GPU. Weights and optimizer are always fp32."""
+    """Of matrix products; ``auto`` is bf16 on a GPU, and on a CPU that has it in hardware. Weights
+    and optimizer are always fp32."""
     gradient_checkpointing: bool = False
     """Compute activations twice, to save their memory."""
     checkpoint_minutes: float = 10.0
@@ -83,6 +85,17 @@ class Training:
         ):
             if not good:
                 raise RunError(f"{name} is {getattr(self, name)}: use {what}")
+
+    @property
+    def chosen_dtype(self) -> Literal["bf16", "fp32"]:
+        """What ``auto`` is here."""
+        if self.dtype != "auto":
+            return self.dtype
+        return "bf16" if self.on_gpu or _cpu_has_bf16() else "fp32"
+
+    @property
+    def on_gpu(self) -> bool:
+        return torch.cuda.is_available() and self.device != "cpu"
 
     def windows_per_step(self, seq_len: int) -> int:
         return max(1, round(self.batch_tokens / seq_len))
@@ -125,6 +138,11 @@ class Training:
         return self.lr * min(1.0, up, down)
 
 
+def _cpu_has_bf16() -> bool:
+    """Whether products are faster in bf16; other CPUs only emulate it."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
 def make_accelerator(training: Training, folder: Path) -> Any:
     """Device and number format of a run, its tracker, and the processes that share it.
 
@@ -135,10 +153,8 @@ def make_accelerator(training: Training, folder: Path) -> Any:
     from accelerate.state import AcceleratorState, PartialState
     from accelerate.tracking import filter_trackers
 
-    gpu = torch.cuda.is_available() and training.device != "cpu"
-    if training.device == "cuda" and not gpu:
+    if training.device == "cuda" and not training.on_gpu:
         raise RunError("no GPU that torch can use: leave --device out, or use --device cpu")
-    bf16 = training.dtype == "bf16" or (training.dtype == "auto" and gpu)
     try:
         if training.track and not filter_trackers([training.track], folder):
             raise RunError(f"tracker {training.track}: its package is not installed")
@@ -151,7 +167,7 @@ def make_accelerator(training: Training, folder: Path) -> Any:
     held = Accelerator(
         # A launcher's processes would not find each other on a CPU that is not asked for.
         cpu=training.device == "cpu" or not torch.accelerator.is_available(),
-        mixed_precision="bf16" if bf16 else "no",
+        mixed_precision="bf16" if training.chosen_dtype == "bf16" else "no",
         fsdp_plugin=sharding,
         # Others wait while one tokenizes; of one that is gone the launcher tells.
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
@@ -211,8 +227,12 @@ class Trainer:
             ],
             lr=training.lr,
             betas=(0.9, 0.95),
+            fused=True,
         )
+        model.loss_function = next_token_loss
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        # Autocast is entered here, once a step, and no logits are to be copied to fp32.
+        accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
 
     @property
     def plain_model(self) -> Any:
@@ -238,13 +258,15 @@ class Trainer:
         mine = batch[self.accelerator.process_index :: self.accelerator.num_processes]
         parts = mine.split(self.training.batch_size)
         total = torch.zeros((), device=self.accelerator.device)
-        for i, part in enumerate(parts):
-            with self._synchronized(last=i == len(parts) - 1):
-                ids = part.to(self.accelerator.device)
-                with self.accelerator.autocast():  # which Accelerate leaves to FSDP, under FSDP
+        device = self.accelerator.device
+        with self.accelerator.autocast():  # around all parts: weights are cast once
+            for i, part in enumerate(parts):
+                with self._synchronized(last=i == len(parts) - 1):
+                    ids = part.to(device)
                     loss = self.model(input_ids=ids, labels=ids).loss * (len(part) / len(mine))
-                self.accelerator.backward(loss)
-                total += loss.detach()
+                    with torch.autocast(device.type, enabled=False):
+                        self.accelerator.backward(loss)
+                    total += loss.detach()
         self.masks.drop_gradients(self.plain_model)
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.training.clip)
         self.optimizer.step()
@@ -311,15 +333,15 @@ def window_losses(
     mine = [*range(accelerator.process_index, len(windows), count)]
     mine += [len(windows) - 1] * (math.ceil(len(windows) / count) - len(mine))
     found = torch.zeros(len(windows), dtype=torch.float64)
-    for i in range(0, len(mine), batch_size):
-        here = mine[i : i + batch_size]
-        ids = torch.from_numpy(windows[here].astype(np.int64)).to(accelerator.device)
-        with accelerator.autocast():
-            logits = model(input_ids=ids).logits.float()
-        for at, scores, window in zip(here, logits, ids, strict=True):  # no copy of the logits
-            losses = cross_entropy(scores[:-1], window[1:], reduction="none")
-            if at % count == accelerator.process_index:
-                found[at] = losses.cpu().double().mean()
+    with accelerator.autocast():  # around all batches: weights are cast once
+        for i in range(0, len(mine), batch_size):
+            here = mine[i : i + batch_size]
+            ids = torch.from_numpy(windows[here].astype(np.int64)).to(accelerator.device)
+            logits = model(input_ids=ids).logits
+            for at, scores, window in zip(here, logits, ids, strict=True):  # no copy of all logits
+                losses = cross_entropy(scores[:-1].float(), window[1:], reduction="none")
+                if at % count == accelerator.process_index:
+                    found[at] = losses.cpu().double().mean()
     model.train(was_training)
     if count > 1:
         found = accelerator.reduce(found.to(accelerator.device), "sum").cpu()

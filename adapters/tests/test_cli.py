@@ -70,7 +70,8 @@ def test_a_sweep_writes_curves_that_p2fit_reads(
 def test_the_sidecar_says_what_made_the_curves(
     models: dict[str, str], words: Path, tmp_path: Path
 ) -> None:
-    result = post_train(models["qwen2"], words, tmp_path, "--method", "2:4", "--no-control")
+    more = ("--method", "2:4", "--no-control", "--dtype", "fp32")
+    result = post_train(models["qwen2"], words, tmp_path, *more)
     assert result.exit_code == 0, result.stderr
     (meta,) = json.loads((tmp_path / "curves.meta.json").read_text())["runs"].values()
     assert meta["model"] == models["qwen2"]

@@ -216,6 +216,17 @@ def test_what_blocks_are_told_of_the_states_before_them_is_not_kept() -> None:
     assert len(moments) == 7
 
 
+def test_calibration_in_bf16_sees_the_blocks_as_they_are_pruned() -> None:
+    """Autocast keeps weights as they were when they were first cast."""
+    masks = []
+    for cached in (True, False):
+        model = families.model("llama")
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=cached):
+            masks.append(prune(model, Pruning("2:4", criterion="wanda"), IDS).masks.kept)
+    for name, kept in masks[0].items():
+        assert torch.equal(kept, masks[1][name])
+
+
 def test_an_expert_that_no_token_reaches_is_pruned_by_magnitude() -> None:
     model = families.model("mixtral")
     with torch.no_grad():

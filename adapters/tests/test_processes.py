@@ -44,7 +44,13 @@ def settings(kind: str, model: str, words: Path) -> Any:
     """A masked run; 17 windows to evaluate are three passes of one process, two of the other."""
     text = TextSource(str(words), seq_len=32, eval_tokens=17 * 32)
     training = Training(
-        tokens=10_240, evals=4, batch_tokens=512, batch_size=4, lr=3e-3, checkpoint_minutes=0
+        tokens=10_240,
+        evals=4,
+        batch_tokens=512,
+        batch_size=4,
+        lr=3e-3,
+        dtype="fp32",
+        checkpoint_minutes=0,
     )
     if kind == "post-train":
         pruning = Pruning("2:4", calibration_windows=16)

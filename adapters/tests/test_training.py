@@ -11,7 +11,8 @@ import pytest
 import tiny
 import torch
 from accelerate.state import AcceleratorState
-from p2fit_adapters import RunError, Text, TextSource, Trainer, Training, load_model, prepare
+from p2fit_adapters import RunError, Text, TextSource, Trainer, Training, load_model, loss, prepare
+from p2fit_adapters import training as training_module
 from p2fit_adapters.pruning import Masks
 from p2fit_adapters.training import make_accelerator, window_losses
 
@@ -44,7 +45,7 @@ def test_evaluation_is_the_mean_over_tokens(
     models: dict[str, str], text: Text, tmp_path: Path
 ) -> None:
     model = load_model(models["qwen3"]).eval()
-    held = make_accelerator(Training(device="cpu"), tmp_path)
+    held = make_accelerator(Training(device="cpu", dtype="fp32"), tmp_path)
     ids = torch.from_numpy(text.evaluation.astype(np.int64))
     with torch.no_grad():
         chances = model(ids).logits.double().log_softmax(-1)
@@ -58,7 +59,9 @@ def test_the_size_of_a_batch_changes_only_rounding(
     models: dict[str, str], text: Text, tmp_path: Path
 ) -> None:
     def losses(size: int) -> list[float]:
-        training = Training(tokens=3072, batch_tokens=256, batch_size=size, lr=1e-3, device="cpu")
+        training = Training(
+            tokens=3072, batch_tokens=256, batch_size=size, lr=1e-3, device="cpu", dtype="fp32"
+        )
         held = make_accelerator(training, tmp_path)
         trainer = Trainer(held, load_model(models["llama"]), Masks({}), text, training)
         found = [trainer.advance() for _ in range(trainer.steps)]
@@ -68,6 +71,39 @@ def test_the_size_of_a_batch_changes_only_rounding(
     assert losses(3) == pytest.approx(whole, rel=1e-5)
     assert losses(1) == pytest.approx(whole, rel=1e-5)
     assert whole[-1] < whole[0]
+
+
+@pytest.mark.parametrize("chunk", [1, 100, 1 << 20])
+def test_the_loss_and_its_gradient_are_those_of_torch(
+    chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loss, "CHUNK", chunk)
+    generator = torch.Generator().manual_seed(0)
+    logits = (3 * torch.randn(2, 7, 11, generator=generator)).requires_grad_()
+    labels = torch.randint(0, 11, (2, 7), generator=generator)
+    expected = torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+    )
+    (gradient,) = torch.autograd.grad(2 * expected, logits)
+    found = loss.next_token_loss(logits, labels)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(2 * found, logits)[0], gradient)
+    rounded = loss.next_token_loss(logits.bfloat16(), labels)
+    assert rounded.dtype == torch.float32
+    assert float(rounded.detach()) == pytest.approx(float(expected.detach()), rel=0.01)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_step_has_the_loss_of_the_model_before_it(
+    models: dict[str, str], text: Text, tmp_path: Path, family: str
+) -> None:
+    training = Training(tokens=2048, batch_tokens=256, batch_size=3, device="cpu", dtype="fp32")
+    trainer = Trainer(
+        make_accelerator(training, tmp_path), load_model(models[family]), Masks({}), text, training
+    )
+    batch = text.batch(0, 8, 0)
+    expected = load_model(models[family])(input_ids=batch, labels=batch).loss
+    assert trainer.advance() == pytest.approx(float(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize("spacing", ["log", "linear"])
@@ -105,6 +141,15 @@ def test_the_learning_rate_warms_up_and_stays_or_decays() -> None:
 def test_values_out_of_range_are_named(name: str, value: object) -> None:
     with pytest.raises(RunError, match=f"{name} is {value}"):
         Training(**{name: value})  # type: ignore[arg-type]
+
+
+def test_auto_is_bf16_where_the_cpu_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for has, expected in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(training_module, "_cpu_has_bf16", lambda has=has: has)
+        assert Training(device="cpu").chosen_dtype == expected
+        precision = make_accelerator(Training(device="cpu"), tmp_path).mixed_precision
+        assert precision == {"bf16": "bf16", "fp32": "no"}[expected]
+        assert Training(device="cpu", dtype="fp32").chosen_dtype == "fp32"
 
 
 def test_a_gpu_that_is_not_there_and_a_tracker_that_is_not_known(

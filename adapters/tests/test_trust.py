@@ -22,6 +22,7 @@ from accelerate.state import AcceleratorState
 from p2fit_adapters import PostTraining, Pruning, RunError, TextSource, Training, post_train
 from p2fit_adapters import checkpoints as checkpoints_module
 from p2fit_adapters import curves as curves_module
+from p2fit_adapters import training as training_module
 from p2fit_adapters.progress import Report
 from p2fit_adapters.training import Trainer
 
@@ -206,6 +207,34 @@ def test_with_no_checkpoint_that_can_be_read_a_run_starts_over(
     assert len(named) == 2
     expected = (tmp_path / "whole" / "curves.csv").read_bytes()
     assert (tmp_path / "lost" / "curves.csv").read_bytes() == expected
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_run_taken_up_again_ends_with_the_same_rows(
+    settings: Callable[..., PostTraining],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: str,
+) -> None:
+    run = settings(dtype=dtype, batch_size=3)
+    post_train(run, tmp_path / "whole")
+    interrupted(run, tmp_path / "twice", monkeypatch, step=7)
+    post_train(run, tmp_path / "twice")
+    expected = (tmp_path / "whole" / "curves.csv").read_bytes()
+    assert (tmp_path / "twice" / "curves.csv").read_bytes() == expected
+
+
+def test_a_run_does_not_go_on_in_another_number_format(
+    settings: Callable[..., PostTraining], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That auto is on another CPU."""
+    monkeypatch.setattr(training_module, "_cpu_has_bf16", lambda: False)
+    run = settings()
+    interrupted(run, tmp_path, monkeypatch, step=3)
+    monkeypatch.setattr(training_module, "_cpu_has_bf16", lambda: True)
+    with pytest.raises(RunError, match=r"training\.dtype: fp32, now bf16"):
+        post_train(run, tmp_path)
+    post_train(settings(dtype="fp32"), tmp_path)
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_and_marks_it(

@@ -111,7 +111,8 @@ other_options = together(
         type=click.Choice(_DTYPES),
         default="auto",
         show_default=True,
-        help="Of matrix products: auto is bf16 on a GPU. Weights and optimizer are fp32.",
+        help="Of matrix products: auto is bf16 on a GPU and on a CPU that has it in hardware. "
+        "Weights and optimizer are fp32.",
     ),
     click.option(
         "--checkpoint-minutes",

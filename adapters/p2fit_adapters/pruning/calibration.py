@@ -231,7 +231,8 @@ class Calibration:
         return products.moments
 
     def advance(self, i: int) -> None:
-        """Block i will not change any more."""
+        """Block i has changed, and will not change any more."""
+        torch.clear_autocast_cache()  # which holds its weights as they were
         if self.calls:
             pairs = zip(self.calls, self.states, strict=True)
             self.states = [calls[i](self.blocks[i], states) for calls, states in pairs]
