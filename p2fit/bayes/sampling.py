@@ -21,7 +21,7 @@ import numpy as np
 from p2fit.bayes.coordinates import Coordinates
 from p2fit.bayes.laplace import Density, Mode, find_mode
 from p2fit.bayes.model import Posterior
-from p2fit.extras import quietly
+from p2fit.extras import arviz
 from p2fit.laws import Array
 
 _TRIES = 1000  # draws from the prior, where least squares gives no start
@@ -113,9 +113,9 @@ def sample(
         others: further modes, in each of which a chain starts.
         progress: called with draws done and in all, tuning included.
     """
-    with quietly():  # it imports ArviZ
-        import nutpie
-        from nutpie.compiled_pyfunc import from_pyfunc
+    arviz()
+    import nutpie
+    from nutpie.compiled_pyfunc import from_pyfunc
 
     d, done = len(mode.x), 0
 
@@ -242,10 +242,3 @@ def save_trace(
         trace = az.from_dict(**groups) if old else az.from_dict(groups)
         with replacing(path) as temporary:
             trace.to_netcdf(str(temporary), engine="h5netcdf")
-
-
-def arviz() -> Any:
-    """ArviZ, without the announcement of its next version."""
-    with quietly():
-        import arviz as az
-    return az
