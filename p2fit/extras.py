@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
 import sys
 import warnings
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 
@@ -61,9 +63,34 @@ def _source(distribution: str) -> tuple[list[str], Path | None]:
     return options, folder if (folder / "pyproject.toml").is_file() else None
 
 
+def matplotlib() -> Any:
+    """matplotlib, with its list of fonts, which it makes the first time."""
+    with _quietly():
+        import matplotlib.font_manager
+    return matplotlib
+
+
+def arviz() -> Any:
+    """ArviZ; to be called before nutpie or PyMC import it.
+
+    Version 0 announces the next one once a day, by a stamp in the user's cache folder.
+    """
+    with _quietly():
+        try:
+            import arviz
+        except OSError:  # there is no place for the stamp
+            before = os.environ.get("XDG_CACHE_HOME")
+            with TemporaryDirectory() as folder:
+                os.environ["XDG_CACHE_HOME"] = folder
+                import arviz
+            os.environ.pop("XDG_CACHE_HOME")
+            if before is not None:
+                os.environ["XDG_CACHE_HOME"] = before
+    return arviz
+
+
 @contextmanager
-def quietly() -> Iterator[None]:
-    """Import here what announces things: a next version, a cache of fonts that is not there yet."""
+def _quietly() -> Iterator[None]:
     logger = logging.getLogger("matplotlib")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -49,8 +49,9 @@ def test_resamples_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -
         assert parts is not None
         assert first is not None
         for name, draws in whole["draws"].items():
-            np.testing.assert_allclose(parts["draws"][name], draws, rtol=1e-9, atol=1e-12)
-            np.testing.assert_allclose(first["draws"][name], draws[:50], rtol=1e-9, atol=1e-12)
+            # The same optimum, to the square root of the solver's 1e-10 of the objective.
+            np.testing.assert_allclose(parts["draws"][name], draws, rtol=1e-5, atol=1e-8)
+            np.testing.assert_allclose(first["draws"][name], draws[:50], rtol=1e-5, atol=1e-8)
 
 
 def test_the_same_call_gives_the_same_bytes() -> None:

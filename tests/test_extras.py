@@ -145,16 +145,18 @@ def test_nothing_says_to_install_p2fit_from_an_index() -> None:
     ],
     ids=["ArviZ", "matplotlib"],
 )
-def test_the_first_run_in_a_new_home_says_what_the_second_says(
+def test_a_new_home_and_one_that_cannot_be_change_nothing(
     words: tuple[object, ...], tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
     new = {"HOME": home, "XDG_CACHE_HOME": home / "cache", "XDG_CONFIG_HOME": home / "config"}
+    no_home = dict.fromkeys(new, tmp_path / "a file")
+    (tmp_path / "a file").touch()
     said = []
-    for _ in range(2):
+    for environment in (new, no_home):
         done = subprocess.run(
             [sys.executable, "-m", "p2fit", *map(str, words)],
-            env=os.environ | {name: str(folder) for name, folder in new.items()},
+            env=os.environ | {name: str(folder) for name, folder in environment.items()},
             cwd=tmp_path,
             capture_output=True,
             check=True,

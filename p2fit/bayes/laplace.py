@@ -147,7 +147,7 @@ def pareto_smooth(log_weights: Array) -> tuple[Array, float]:
 
         smoothed, k = array_stats.psislw(-log_weights[usable])  # takes log likelihoods
     except ImportError:
-        from p2fit.bayes.arviz import arviz  # ArviZ 0
+        from p2fit.extras import arviz  # ArviZ 0
 
         smoothed, k = arviz().psislw(log_weights[usable])
     found[usable] = smoothed

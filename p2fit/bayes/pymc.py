@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from p2fit.bayes.posterior import Posterior
-from p2fit.extras import quietly
+from p2fit.extras import arviz
 
 if TYPE_CHECKING:
     import pymc
@@ -17,9 +17,9 @@ def pymc_model(posterior: Posterior) -> pymc.Model:
     Its log density is ``Posterior.log_density`` on PyTensor; ``Posterior.natural`` turns draws of x
     into the parameters of the formula.
     """
-    with quietly():  # it imports ArviZ
-        import pymc as pm
-        import pytensor.tensor as pt
+    arviz()
+    import pymc as pm
+    import pytensor.tensor as pt
 
     with pm.Model(coords={"variable": posterior.names}) as model:
         x = pm.Flat("x", dims="variable")

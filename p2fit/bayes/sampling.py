@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 
 from p2fit.arrays import Array
-from p2fit.bayes.arviz import arviz
 from p2fit.bayes.coordinates import Coordinates
 from p2fit.bayes.laplace import Density, Mode, find_mode
 from p2fit.bayes.posterior import Posterior
-from p2fit.extras import quietly
+from p2fit.extras import arviz
 
 _TRIES = 1000  # draws from the prior, where least squares gives no start
 _CLIMBS = 4  # from draws of the prior, to find other modes
@@ -114,9 +113,9 @@ def sample(
         others: further modes, in each of which a chain starts.
         progress: called with draws done and in all, tuning included.
     """
-    with quietly():  # it imports ArviZ
-        import nutpie
-        from nutpie.compiled_pyfunc import from_pyfunc
+    arviz()
+    import nutpie
+    from nutpie.compiled_pyfunc import from_pyfunc
 
     d, done = len(mode.x), 0
 

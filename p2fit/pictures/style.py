@@ -102,8 +102,7 @@ def styled() -> Iterator[None]:
         FitError: matplotlib is not installed.
     """
     try:
-        with extras.quietly():  # finding fonts takes a moment, the first time
-            import matplotlib.font_manager
+        matplotlib = extras.matplotlib()
     except ImportError:
         raise FitError(f"pictures need matplotlib: {extras.command('plot')}") from None
     with matplotlib.rc_context(), warnings.catch_warnings():
