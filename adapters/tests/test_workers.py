@@ -38,6 +38,7 @@ batch_tokens = 512
 batch_size = 4
 evals = 4
 device = "cpu"
+dtype = "fp32"
 checkpoint_minutes = 0
 
 [models.tiny]
