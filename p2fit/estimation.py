@@ -23,7 +23,7 @@ from p2fit.uncertainty.jackknife import Covariance, covariance
 
 if TYPE_CHECKING:
     from p2fit.uncertainty.bootstrap import Draws
-from p2fit.fit import Estimate, Fit
+from p2fit.fit import UNCONVERGED, Estimate, Fit
 
 _SHARES = (0.1, 0.2)  # of each run's tokens, dropped to see whether the exponents stay put
 
@@ -215,7 +215,7 @@ def _warn(solved: Solved, spread: Covariance | None, options: Options) -> list[s
         empty = frame[errors].null_count()
         lines.append(f"{errors} is empty in {empty} rows, so it is not used for weights")
     if not solution.converged:
-        lines.append("the solver did not converge: the objective may not be at its minimum")
+        lines.append(f"the solver did {UNCONVERGED}")
     if spread is None:
         count = frame[unit].n_unique()
         what = f"run{'s' * (count > 1)}" if unit == "run" else f"values of {unit}"

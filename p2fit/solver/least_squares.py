@@ -13,20 +13,31 @@ Method after Levenberg & Marquardt.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from p2fit.arrays import Array, Index
+from p2fit.errors import LawError
+from p2fit.laws.special import special_cases
+from p2fit.solver.build import build
+from p2fit.solver.monomials import Monomials
 from p2fit.solver.problem import Problem
+from p2fit.solver.starts import elsewhere
 from p2fit.solver.starts import starts as find_starts
+
+if TYPE_CHECKING:
+    from p2fit.solver.formula import Formula
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 #: Starts whose objective is within this relative distance of the best agree with it.
 AGREE = 1e-5
+#: A point from which the gradient promises more than this share of the objective is no minimum.
+SLACK = 1e-6
 #: Relative strength of the ridge that picks one point where the data leave several.
 RIDGE = 1e-8
 #: The ridge pulls exponents searched from 0 up towards this value, others towards 0.
@@ -36,7 +47,11 @@ _STARTS = 12
 _PRICED = 64  # values of an exponent at which a term of size 0 is tried
 _GRID_ROWS = 512  # rows used to profile
 _START_ROWS = 4096  # rows used to find starts; all are used to polish
-_PROJECT_AFTER = 25  # iterations: most starts have converged, the rest creep along a valley
+_MORE = 2000  # iterations along a valley that was not followed to its end
+_FLAT = 1e-10  # curvature, of the largest, below which a gradient is rounding
+_ROUNDS, _ENOUGH, _SAME = 4, 0.5, 1e-3  # scatters; share of searches that end within this
+_FIRST, _LAST, _CREEPING = 40, 160, 3  # iterations; searches that are led on
+_SQUARES, _NEAR = 40, 8  # iterations; minima that are led on
 _BATCH_CELLS = 1 << 19  # problems x terms x rows evaluated at once: bounds the memory
 
 
@@ -183,11 +198,11 @@ def _minimise(
     rows: _Rows,
     first: float,
 ) -> Minimum:
-    batch, k = len(z), problem.coefficients
+    batch = len(z)
     # A step that promises less is the last one. A ridge is a small part of the objective.
     tolerance = 1e-10 if ridge is None else 1e-14
     z = z.copy()
-    floor = problem.floor
+    floor, (after, share) = problem.floor, problem.valleys
     point = _evaluate(problem, z, ridge, rows)
     damping = np.full(batch, first)
     converged = np.zeros(batch, bool)
@@ -205,26 +220,25 @@ def _minimise(
         if not free.all():
             gradient, matrix, scale = _held(gradient, matrix, scale, free)
         step = _solve(matrix, -gradient, scale)
-        if step is None:
-            damping[active] *= 10
-            continue
         decrease = -(gradient * step).sum(axis=1)
         done = (np.abs(decrease) <= tolerance * (now.value + floor)) & (lam <= 1e-2)
         done |= ~gradient.any(axis=1)
         trial = np.clip(x + step, problem.lower, problem.upper)
         new = _evaluate(problem, trial, ridge, rows.take(active))
         better = (decrease > 0) & (new.value <= now.value)
-        if count >= _PROJECT_AFTER and k and not better.all():
-            over = np.flatnonzero(~better)
-            _project(problem, trial, new, over, ridge, rows.take(active[over]))
-            better = (decrease > 0) & (new.value <= now.value)
-        where = active[better]
-        z[where] = trial[better]
-        point.put(where, new.take(better))
         # Trust grows where the quadratic model was good, and shrinks where it was not.
         moved = step * np.matmul(now.bound, step[:, :, None])[:, :, 0]
         predicted = 0.5 * (decrease + lam * moved.sum(axis=1))
-        gain = (now.value - new.value) / np.maximum(predicted, 1e-300)
+        promised = np.maximum(predicted, 1e-300)
+        if count >= after and len(problem.linear):
+            over = np.flatnonzero(~better | (now.value - new.value < share * promised))
+            if len(over):
+                _project(problem, trial, new, over, ridge, rows.take(active[over]))
+                better = (decrease > 0) & (new.value <= now.value)
+        where = active[better]
+        z[where] = trial[better]
+        point.put(where, new.take(better))
+        gain = (now.value - new.value) / promised
         factor = np.where(gain > 0.75, 0.3, np.where(gain > 0.25, 0.5, 2.0))
         factor = np.where(better, factor, 10.0)
         damping[active] = np.clip(lam * factor, 1e-12, None)
@@ -242,16 +256,17 @@ def _project(
     Valleys are curved where a small coefficient trades with its exponent; the loss is linear in
     the coefficients, so one step takes them back to the floor (variable projection).
     """
-    k = problem.coefficients
-    moved, gradient, matrix = z[at], point.gradient[at, :k], point.bound[at, :k, :k].copy()
+    inner = problem.linear
+    low, high = problem.lower[inner], problem.upper[inner]
+    moved, own = z[at], z[np.ix_(at, inner)]
+    gradient, matrix = point.gradient[np.ix_(at, inner)], point.bound[np.ix_(at, inner, inner)]
     scale = _diagonal(matrix).copy()
-    free = (scale > 0) & ((moved[:, :k] > 0) | (gradient < 0)) & np.isfinite(scale)
+    free = (scale > 0) & np.isfinite(scale)
+    free &= ((own > low) | (gradient < 0)) & ((own < high) | (gradient > 0))
     _diagonal(matrix)[:] += 1e-12 * scale
     gradient, matrix, scale = _held(gradient, matrix, scale, free)
     step = _solve(matrix, -gradient, scale)
-    if step is None:
-        return
-    moved[:, :k] = np.maximum(moved[:, :k] + step, 0.0)
+    moved[:, inner] = np.clip(own + step, low, high)
     new = _evaluate(problem, moved, ridge, rows)
     lower = np.flatnonzero(new.value < point.value[at])
     z[at[lower]] = moved[lower]
@@ -262,7 +277,7 @@ def _idle(problem: Problem, scale: Array) -> Mask:
     """Variables that move nothing (their input is constant, their term is 0), and so stay put, by
     the diagonals of the Gauss-Newton matrices, (B, p)."""
     effect = scale * problem.sizes**2
-    moving: Mask = effect > 1e-13 * effect.max(axis=1, keepdims=True)
+    moving: Mask = effect > problem.still * effect.max(axis=1, keepdims=True)
     return ~moving
 
 
@@ -273,14 +288,23 @@ def _held(gradient: Array, matrix: Array, scale: Array, free: Mask) -> tuple[Arr
     return np.where(free, gradient, 0.0), matrix, np.where(free, scale, 1.0)
 
 
-def _solve(matrix: Array, right: Array, scale: Array) -> Array | None:
-    """Solve (B, p, p) systems, scaled to a unit diagonal first; None where one is singular."""
+def _solve(matrix: Array, right: Array, scale: Array) -> Array:
+    """Solve (B, p, p) systems, scaled to a unit diagonal first; NaN for one that is singular."""
     root = 1.0 / np.sqrt(scale)
+    scaled, right = matrix * root[:, :, None] * root[:, None, :], (right * root)[:, :, None]
     try:
-        scaled = matrix * root[:, :, None] * root[:, None, :]
-        return np.linalg.solve(scaled, (right * root)[:, :, None])[:, :, 0] * root
+        found = np.linalg.solve(scaled, right)
     except np.linalg.LinAlgError:
-        return None
+        found = np.stack([_solve_one(a, b) for a, b in zip(scaled, right)])
+    solution: Array = found[:, :, 0] * root
+    return solution
+
+
+def _solve_one(matrix: Array, right: Array) -> Array:
+    try:
+        return np.asarray(np.linalg.solve(matrix, right), float)
+    except np.linalg.LinAlgError:
+        return np.full_like(right, np.nan)
 
 
 # ---------------------------------------------------------------- the whole solve
@@ -295,7 +319,7 @@ class Solution:
     value: float
     """Objective: the sum over rows."""
     converged: bool
-    """Whether the best start met the convergence test."""
+    """Whether the gradient at z is next to nothing (see :func:`slack_at`)."""
     starts: int
     """Distinct starts tried."""
     agreed: int
@@ -323,11 +347,43 @@ def solve(problem: Problem, *, seed: int = 0) -> Solution:
         found = minimise(problem, _distinct(problem, found.z[near], digits=3)[:3])
     top = int(np.argmin(found.value))
     # What rounding keeps off a bound is at it.
-    near = 1e-10 * problem.sizes
-    z = np.where(found.z[top] - problem.lower < near, problem.lower, found.z[top])
-    z = np.where(problem.upper - z < near, problem.upper, z)
+    near = 1e-10 * problem.amounts(found.z[top])
+    with np.errstate(over="ignore"):  # the ends of a range may be as far apart as numbers go
+        z = np.where(found.z[top] - problem.lower < near, problem.lower, found.z[top])
+        z = np.where(problem.upper - z < near, problem.upper, z)
     ties = found.z[found.value <= found.value[top] * (1 + AGREE) + floor]
-    return Solution(z, float(found.value[top]), bool(found.converged[top]), starts, agreed, ties)
+    value, slack = float(found.value[top]), slack_at(problem, z)
+    if slack > SLACK and not isinstance(problem, Monomials):  # a long valley
+        more = minimise(problem, z[None], iterations=_MORE)
+        if more.value[0] <= value:
+            z, value = more.z[0], float(more.value[0])
+            slack = slack_at(problem, z)
+    return Solution(z, value, slack <= SLACK, starts, agreed, ties)
+
+
+def slack_at(problem: Problem, z: Array) -> float:
+    """How much lower the objective may be nearby, as a share of it: what the gradient at z (p,)
+    promises within the bounds, by the curvature of the objective or of its re-weighted squares,
+    whichever promises less.
+
+    An evaluation of its own: it holds whatever the search that led there thought of itself.
+    """
+    with np.errstate(all="ignore"):
+        point = _evaluate(problem, z[None], None, _Rows.of(problem, None, None))
+        gradient, bound = point.gradient[0], point.bound[0]
+        scale = np.sqrt(np.diag(bound))
+        out = ((z <= problem.lower) & (gradient > 0)) | ((z >= problem.upper) & (gradient < 0))
+        free = np.flatnonzero(~out & (scale > 0))
+        if not (np.isfinite(bound).all() and np.isfinite(gradient).all()):
+            return math.inf
+        if not len(free):
+            return 0.0
+        unit, promised = 1.0 / scale[free], []
+        for matrix in (bound, point.hessian[0]):
+            values, vectors = np.linalg.eigh(matrix[np.ix_(free, free)] * np.outer(unit, unit))
+            pull = (gradient[free] * unit) @ vectors
+            promised.append(0.5 * np.sum(pull**2 / np.maximum(np.abs(values), _FLAT)))
+    return float(min(promised)) / (float(point.value[0]) + problem.floor)
 
 
 def settle(problem: Problem, solution: Solution) -> Solution:
@@ -375,14 +431,89 @@ def _subsample(problem: Problem, count: int, seed: int) -> Problem:
 
 def _multistart(problem: Problem, seed: int) -> Minimum:
     grid = _subsample(problem, _GRID_ROWS, seed)
+    if not isinstance(problem, Monomials):
+        return _entered(problem, _searched(problem, grid, seed), seed)
     starts = find_starts(grid, None, _STARTS, seed)
     if np.isfinite(problem.delta):
-        # The profile is of squares: profile again with the weights that Huber's loss would give.
         first = minimise(grid, starts[:4], iterations=3)
-        r = np.abs(residuals(grid, first.z[np.argmin(first.value)]))
-        robust = 1.0 / np.maximum(r / problem.delta, 1.0)
-        starts = np.concatenate([starts, find_starts(grid, robust, _STARTS, seed)])
+        starts = np.concatenate([starts, _robust_starts(grid, first, seed)])
     return _entered(problem, minimise(problem, _distinct(problem, starts)), seed)
+
+
+def _robust_starts(grid: Problem, first: Minimum, seed: int) -> Array:
+    """The profile is of squares: profile again with the weights that Huber's loss would give."""
+    r = np.abs(residuals(grid, first.z[np.argmin(first.value)]))
+    return find_starts(grid, 1.0 / np.maximum(r / grid.delta, 1.0), _STARTS, seed)
+
+
+def _searched(problem: Problem, grid: Problem, seed: int) -> Minimum:
+    """Minima of any formula: from its special cases, and from several scatters where few of the
+    first one's points lead to the same."""
+    starts = _special(cast("Formula", problem), seed)
+    if not np.isfinite(problem.delta):
+        return _rounds(problem, grid, starts, seed)
+    # Squares have fewer local minima, and where theirs is Huber's loss has one near by.
+    plain = replace(grid, delta=np.inf)
+    squares = minimise(plain, find_starts(grid, None, _STARTS, seed), iterations=_SQUARES)
+    near = _distinct(problem, squares.z[np.argsort(squares.value)], digits=3)[:_NEAR]
+    robust = _robust_starts(grid, squares, seed)[:_NEAR]
+    return _led(problem, _distinct(problem, np.concatenate([near, robust, starts])))
+
+
+def _led(problem: Problem, starts: Array) -> Minimum:
+    """Minima from all starts; of those that creep only the lowest are led to the end."""
+    found = minimise(problem, starts, iterations=_FIRST)
+    creeping = np.flatnonzero(found.converged == 0)
+    lowest = creeping[np.argsort(found.value[creeping])][:_CREEPING]
+    if len(lowest):
+        more = minimise(problem, found.z[lowest], iterations=_LAST)
+        found.z[lowest], found.value[lowest] = more.z, more.value
+        found.converged[lowest] = more.converged
+    return found
+
+
+def _rounds(problem: Problem, grid: Problem, starts: Array, seed: int) -> Minimum:
+    """Minima from some starts and one scatter after the other, until enough of all searches end at
+    the lowest."""
+    starts = np.concatenate([find_starts(grid, None, _STARTS, seed), starts])
+    found = _led(problem, _distinct(problem, starts))
+    for again in range(1, _ROUNDS):
+        best = found.value.min()
+        same = found.value <= best * (1 + _SAME) + problem.floor
+        if same.mean() >= _ENOUGH:
+            break
+        beside = elsewhere(cast("Formula", grid), found.z[np.argmin(found.value)], seed + again)
+        more = np.concatenate([find_starts(grid, None, _STARTS, seed + again), beside])
+        found = _joined(found, _led(problem, _distinct(problem, more)))
+    return found
+
+
+def _joined(first: Minimum, second: Minimum) -> Minimum:
+    return Minimum(
+        np.concatenate([first.z, second.z]),
+        np.concatenate([first.value, second.value]),
+        np.concatenate([first.converged, second.converged]),
+    )
+
+
+def _special(problem: Formula, seed: int) -> Array:
+    """The optima of the special cases of a formula that are sums of monomials, shape (S, p)."""
+    found = []
+    for law, held in special_cases(problem.law):
+        try:
+            case = build(
+                law,
+                problem.columns,
+                problem.y,
+                problem.weights,
+                residual=problem.residual,
+                delta=problem.delta,
+            )
+        except LawError:  # it has no value in some rows
+            continue
+        at = case.natural(solve(case, seed=seed).z)
+        found.append(problem.at_case({n: float(v) for n, v in at.items()}, held)[None])
+    return np.concatenate([np.zeros((0, len(problem.names))), *found])
 
 
 def _entered(problem: Problem, found: Minimum, seed: int) -> Minimum:

@@ -89,6 +89,7 @@ def _solve(dataset: Dataset) -> Solved:
     if not (math.isfinite(solution.value) and whole):
         above = f"{options.target} above 0" if positive else options.target
         raise LawError(f"with these signs and fixed values the law gives no {above}")
+    problem, solution = _recentred(problem, solution)
     found = identify(problem, solution.z, columns)
     flat = _flat(problem, solution)
     if found.undetermined or flat:
@@ -97,6 +98,23 @@ def _solve(dataset: Dataset) -> Solved:
     if set(flat) - found.names:
         found = replace(found, undetermined=(*found.undetermined, Undetermined(flat, (_FLAT,))))
     return Solved(problem, solution, found, clusters, columns, frame, weighting)
+
+
+def _recentred(problem: Problem, solution: Solution) -> tuple[Problem, Solution]:
+    """Both in the variables of the optimum: where the search began they may have been far from
+    the sizes of the terms."""
+    moved = problem.recentred(solution.z)
+    change = moved.centre - problem.centre
+
+    def carried(z: Array) -> Array:
+        k = problem.coefficients
+        sizes = z[:, :k] * np.exp(change[:, 0] + z[:, k:] @ change[:, 1:].T)
+        return np.concatenate([sizes, z[:, k:]], axis=1)
+
+    z, ties = carried(solution.z[None])[0], carried(solution.ties)
+    if moved is problem or not np.isfinite(ties).all():
+        return problem, solution
+    return moved, replace(solution, z=z, ties=ties)
 
 
 def _flat(problem: Problem, solution: Solution) -> tuple[str, ...]:
