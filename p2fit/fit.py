@@ -138,10 +138,7 @@ class Fit(Result):
             return ()
         if self.posterior is None:
             return (f"the fit did {UNCONVERGED}",)
-        from p2fit.bayes.diagnostics import failed_checks
-
-        wrong = "; ".join(failed_checks(self.diagnostics or {}))
-        return (f"the fit did not converge ({wrong}): do not use these numbers",)
+        return ("the fit did not converge: its draws fail their checks: do not use these numbers",)
 
     def of_loss(self, what: str) -> None:
         """Refuse what is for fits of the loss alone.
