@@ -29,6 +29,7 @@ from p2fit.fit import UNCONVERGED, Estimate, Fit
 _SHARES = (0.1, 0.2)  # of each run's tokens, dropped to see whether the exponents stay put
 
 
+@np.errstate(all="ignore")  # what is not finite is dealt with as such
 def fit_dataset(
     dataset: Dataset,
     progress: Callable[[int, int], None] | None = None,

@@ -20,6 +20,7 @@ from p2fit.solver.least_squares import minimise, residuals
 from p2fit.solver.problem import Problem
 from p2fit.solver.search import Solution, settle, solve
 
+_LARGE = 1e150  # what has no square
 _FLAT = "the objective is flat there"
 _MAY_TELL = f"{_FLAT}; a larger delta or squared loss may tell"
 
@@ -44,6 +45,7 @@ class Solved:
     """How the rows were weighted."""
 
 
+@np.errstate(all="ignore")  # what is not finite is dealt with as such
 def solve_dataset(dataset: Dataset) -> Solved:
     """Find the optimum of a dataset.
 
@@ -81,7 +83,7 @@ def _solve(dataset: Dataset) -> Solved:
         delta=options.threshold,
         start=options.start,
     )
-    if np.abs(y).max() > 1e150:
+    if np.abs(y).max() > _LARGE:
         raise LawError(f"the squares of {options.target} are too large to add up: change its unit")
     problem, weighting = _weigh(problem, frame, options)
     solution = solve(problem, seed=options.seed)
@@ -89,6 +91,8 @@ def _solve(dataset: Dataset) -> Solved:
     fitted = problem.loss(solution.z[None])
     if not np.isfinite(fitted).all():
         raise LawError("the law is not finite in some rows")
+    if np.abs(fitted).max() > _LARGE:
+        raise LawError(f"wherever its parameters were searched the law gives {fitted.max():.1g}")
     if positive and not np.all(fitted > 0):
         raise LawError(_below(problem, fitted[0], options.target))
     if not math.isfinite(solution.value):
