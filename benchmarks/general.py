@@ -26,7 +26,7 @@ from common import (
 from peers import CSV
 
 import p2fit
-from p2fit.solver import least_squares
+from p2fit.solver import search
 from p2fit.solver.build import build
 
 #: The Chinchilla law, written so that no monomial can be seen in it.
@@ -63,7 +63,7 @@ def in_process(data: pl.DataFrame) -> tuple[list[Row], list[Row]]:
     actions = {
         **{f"fit, {n}": timed(partial(p2fit.fit, data, law)) for n, law in laws.items()},
         **{
-            f"solver alone, {n}": timed(lambda law=law: least_squares.solve(  # type: ignore[misc]
+            f"solver alone, {n}": timed(lambda law=law: search.solve(  # type: ignore[misc]
                 build(law, columns, y, ones)))
             for n, law in laws.items()
         },

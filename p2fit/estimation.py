@@ -16,18 +16,20 @@ from p2fit.curves.choosing import Dataset
 from p2fit.curves.options import Options
 from p2fit.laws.table import LAWS
 from p2fit.solver.identify import Identification
-from p2fit.solver.least_squares import Solution, minimise
+from p2fit.solver.least_squares import minimise
 from p2fit.solver.problem import Problem
+from p2fit.solver.search import Solution
 from p2fit.solver.solving import Solved, solve_dataset
 from p2fit.uncertainty.jackknife import Covariance, covariance
 
 if TYPE_CHECKING:
     from p2fit.uncertainty.bootstrap import Draws
-from p2fit.fit import Estimate, Fit
+from p2fit.fit import UNCONVERGED, Estimate, Fit
 
 _SHARES = (0.1, 0.2)  # of each run's tokens, dropped to see whether the exponents stay put
 
 
+@np.errstate(all="ignore")  # what is not finite is dealt with as such
 def fit_dataset(
     dataset: Dataset,
     progress: Callable[[int, int], None] | None = None,
@@ -201,6 +203,24 @@ def _sensitivity(
     return moved
 
 
+def _sign(problem: Problem, z: Array, index: int) -> str:
+    """How a parameter of a formula of one's own that ended at 0 may be negative."""
+    law, name = problem.law, problem.names[index]
+    if law.name in LAWS or law.ranges[name][0] != 0:
+        return ""
+    if name in law.powers:
+        return ": for the other direction, write its power with the other sign"
+    far = law.ranges[name][1]
+    if index < problem.coefficients:
+        unit = z.copy()
+        unit[index] = problem.typical  # as large as what is predicted
+        far = 10 * float(problem.natural(unit)[name])
+    elif not math.isfinite(far):
+        far = 10 * float(problem.sizes[index])
+    size = f"{float(f'{far:.0e}'):g}"
+    return f": --range {name}=-{size}..{size} lets it be negative"
+
+
 def _warn(solved: Solved, spread: Covariance | None, options: Options) -> list[str]:
     unit, target = options.cluster, options.target
     problem, solution, found = solved.problem, solved.solution, solved.identification
@@ -215,7 +235,7 @@ def _warn(solved: Solved, spread: Covariance | None, options: Options) -> list[s
         empty = frame[errors].null_count()
         lines.append(f"{errors} is empty in {empty} rows, so it is not used for weights")
     if not solution.converged:
-        lines.append("the solver did not converge: the objective may not be at its minimum")
+        lines.append(f"the solver did {UNCONVERGED}")
     if spread is None:
         count = frame[unit].n_unique()
         what = f"run{'s' * (count > 1)}" if unit == "run" else f"values of {unit}"
@@ -230,9 +250,10 @@ def _warn(solved: Solved, spread: Covariance | None, options: Options) -> list[s
         if name in found.names:
             continue
         if solution.z[i] <= problem.lower[i]:
-            other = name in problem.law.powers and problem.law.name not in LAWS
-            sign = ": for the other direction, write its power with the other sign" if other else ""
-            lines.append(f"{name} is at its lower bound, {problem.law.ranges[name][0]:g}{sign}")
+            lines.append(
+                f"{name} is at its lower bound, {problem.law.ranges[name][0]:g}"
+                + _sign(problem, solution.z, i)
+            )
         elif solution.z[i] >= problem.upper[i]:
             lines.append(f"{name} is at its upper bound, {problem.law.ranges[name][1]:g}")
     if "base_loss" in columns and target == "loss":

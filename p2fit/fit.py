@@ -37,6 +37,13 @@ from p2fit.wording import join
 _ENDS = (0.025, 0.975)
 
 
+#: What is said of least squares that ended elsewhere.
+UNCONVERGED = (
+    "not converge: its gradient is not 0, so the objective is not at a minimum, and these numbers "
+    "are not the law's best"
+)
+
+
 @dataclass(frozen=True)
 class Estimate:
     """One parameter of a fitted law, in the units of the formula."""
@@ -76,7 +83,8 @@ class Fit(Result):
     objective: float
     """Value of the objective: the weighted sum over rows."""
     converged: bool
-    """Whether the best start met the convergence test."""
+    """Whether it is at a minimum: the gradient is next to nothing there, in an evaluation of its
+    own; of a Bayesian fit, whether the draws meet their diagnostics."""
     starts: Mapping[str, int]
     """``tried`` distinct starts, of which ``agreed`` ended at the best objective."""
     metrics: Mapping[str, float | str | None]
@@ -122,6 +130,15 @@ class Fit(Result):
     def scale(self) -> Linear:
         """The scale of the residuals."""
         return SCALES[self.options["residual"]]
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why its numbers are not to be used, in words: it did not converge; else empty."""
+        if self.converged:
+            return ()
+        if self.posterior is None:
+            return (f"the fit did {UNCONVERGED}",)
+        return ("the fit did not converge: its draws fail their checks: do not use these numbers",)
 
     def of_loss(self, what: str) -> None:
         """Refuse what is for fits of the loss alone.

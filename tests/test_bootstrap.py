@@ -13,7 +13,7 @@ import p2fit
 from p2fit.fit import to_json
 from p2fit.laws.table import LAWS
 from p2fit.solver.build import build
-from p2fit.solver.least_squares import solve
+from p2fit.solver.search import solve
 from p2fit.uncertainty import bootstrap
 from tests import simulate
 

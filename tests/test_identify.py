@@ -12,7 +12,8 @@ import pytest
 import p2fit
 from p2fit.laws.table import LAWS
 from p2fit.solver.build import build
-from p2fit.solver.least_squares import minimise, settle, solve
+from p2fit.solver.least_squares import minimise
+from p2fit.solver.search import settle, solve
 from tests import simulate
 from tests.conftest import EXAMPLES
 

@@ -16,7 +16,8 @@ import p2fit
 from p2fit.laws.law import Law
 from p2fit.laws.table import LAWS
 from p2fit.solver.build import build
-from p2fit.solver.least_squares import _evaluate, _Rows, solve
+from p2fit.solver.least_squares import Rows, evaluate
+from p2fit.solver.search import solve
 from tests import simulate
 from tests.conftest import EXAMPLES
 
@@ -187,15 +188,15 @@ def test_derivatives_agree_with_differences(name: str, residual: Any, delta: flo
     parameters = {n: float(v) for n, v in problem.natural(z).items()}
     np.testing.assert_allclose(fitted, law.predict(parameters, columns), rtol=1e-12)
     np.testing.assert_allclose(problem.internal(parameters), z, rtol=1e-10)
-    rows = _Rows.of(problem, None, None)
-    point = _evaluate(problem, z[None], None, rows)
+    rows = Rows.of(problem, None, None)
+    point = evaluate(problem, z[None], None, rows)
     for i in range(len(z)):
         step = np.zeros(len(z))
         step[i] = 1e-6
         ahead, back = problem.jacobian(z + step)[0], problem.jacobian(z - step)[0]
         np.testing.assert_allclose(slopes[i], (ahead - back) / 2e-6, rtol=1e-6, atol=1e-8)
-        after = _evaluate(problem, (z + step)[None], None, rows)
-        before = _evaluate(problem, (z - step)[None], None, rows)
+        after = evaluate(problem, (z + step)[None], None, rows)
+        before = evaluate(problem, (z - step)[None], None, rows)
         slope = (after.value - before.value) / 2e-6
         np.testing.assert_allclose(point.gradient[:, i], slope, rtol=1e-5, atol=1e-7)
         curve = (after.gradient - before.gradient) / 2e-6

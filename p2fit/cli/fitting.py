@@ -51,7 +51,8 @@ _LEFT_OUT = ("noise", "prior", "draws", "tune", "chains", "save_trace")
 @click.option(
     "--allow-unconverged",
     is_flag=True,
-    help="bayes: exit with 0 even where the draws fail their diagnostics (3 otherwise).",
+    help="Exit with 0 even where a fit did not converge: its gradient is not 0, or its draws fail "
+    "their diagnostics (3 otherwise).",
 )
 @json_option
 @click.option(
@@ -96,8 +97,7 @@ def fit(
         from p2fit.show.fit import overview
 
         print_all(fits, overview=overview)
-    drawn = [one for one in fits if one.posterior is not None]
-    if not (allow_unconverged or all(one.converged for one in drawn)):
+    if not (allow_unconverged or all(one.converged for one in fits)):
         click.get_current_context().exit(3)
 
 

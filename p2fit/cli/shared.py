@@ -212,7 +212,8 @@ ROWS_AND_FIT = (
         callback=mapping,
         type=Range(),
         metavar="PARAMETER=LOW..HIGH",
-        help="Search a parameter here, e.g. gamma=0.5..20; with --backend a prior, 95% in it. "
+        help="Search a parameter here, e.g. gamma=0.5..20, or E=-5..5 to let it be negative: "
+        "coefficients are searched from 0 up. With --backend a prior, 95% in it. "
         "Repeatable.",
     ),
     click.option(

@@ -65,12 +65,19 @@ def factor_of(node: ast.expr, name: str) -> ast.expr:
 
 def path_to(node: ast.expr, name: str) -> list[ast.expr]:
     """From the first place of a name in an expression outwards; empty where there is none."""
+    return next(paths_to(node, name), [])
+
+
+def paths_to(node: ast.expr, name: str) -> Iterator[list[ast.expr]]:
+    """From every place of a name in an expression outwards."""
     if isinstance(node, ast.Name):
-        return [node] if node.id == name else []
+        if node.id == name:
+            yield [node]
+        return
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.expr) and (found := path_to(child, name)):
-            return [*found, node]
-    return []
+        if isinstance(child, ast.expr):
+            for found in paths_to(child, name):
+                yield [*found, node]
 
 
 def evaluate(expression: str | ast.expr, columns: Mapping[str, Array]) -> Array:

@@ -202,10 +202,21 @@ class Law:
         if self.monomial:
             used = {t.coefficient for t in self.terms}
             return tuple(p for p in self.free if p in used)
+        # A range is for what is searched.
+        return self._straight(tuple(n for n in self.free if n not in self.stated))
+
+    @cached_property
+    def signed(self) -> tuple[str, ...]:
+        """Those of the ``exponents`` of a law that is not a sum of monomials that the loss is
+        linear in all the same, together with the coefficients: they have ranges of their own."""
+        rest = (n for n in self.free if n in self.stated)
+        return self._straight((*self.coefficients, *rest))[len(self.coefficients) :]
+
+    def _straight(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """As many of these parameters, from the first on, as the loss is linear in together."""
         found: list[int] = []
-        for i, name in enumerate(self.free):
-            bent = any((min(i, j), max(i, j)) in self._shape.second for j in (*found, i))
-            if not bent and name not in self.stated:  # a range is for what is searched
+        for i in map(self.free.index, names):
+            if not any((min(i, j), max(i, j)) in self._shape.second for j in (*found, i)):
                 found.append(i)
         return tuple(self.free[i] for i in found)
 
@@ -392,7 +403,8 @@ class Law:
                 with np.errstate(all="ignore"):
                     size = size * np.power(at, power.value(parameters))
             own = term.coefficient
-            by_exponent = {e: np.zeros(shape) for e in term.exponents}
+            used = {*term.exponents, *(e for e, _ in term.scale.weights)}
+            by_exponent = {e: np.zeros(shape) for e in used}
             for base, power in term.powers:
                 for e, weight in power.weights:
                     by_exponent[e] = by_exponent[e] + weight * logs[base]

@@ -79,6 +79,10 @@ class _Monomial:
     number: float
     powers: Mapping[str, Affine]  # keyed by parameter name or by the text of a base
 
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.number):
+            raise LawError("a number in the formula becomes too large")
+
     def __mul__(self, other: _Monomial) -> _Monomial:
         powers = dict(self.powers)
         for base, power in other.powers.items():
@@ -95,7 +99,8 @@ class _Monomial:
                 raise LawError(f"a negative number, {self.number:g}, cannot take that power")
             if self.number == 0 and power.constant < 0:
                 raise LawError("the formula divides by zero")
-            return _Monomial(self.number**power.constant, powers)
+            with np.errstate(all="ignore"):
+                return _Monomial(float(np.float64(self.number) ** power.constant), powers)
         if self.number <= 0:
             raise LawError(f"{self.number:g} cannot take an unknown power")
         if self.number != 1:

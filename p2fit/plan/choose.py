@@ -206,7 +206,7 @@ def _compared(
 def _notes(
     made: Sequence[Candidate], small: Sequence[str], strange: Sequence[str], fits: Sequence[Fit]
 ) -> list[str]:
-    notes = []
+    notes = list(dict.fromkeys(doubt for fit in fits for doubt in fit.doubts))
     if small:
         notes.append(f"smaller than what is deployed, left out: {join(tuple(small))}")
     if strange:

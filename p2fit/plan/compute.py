@@ -336,7 +336,7 @@ def _sparse(share: Schedule, size: Quantity, tokens: Quantity) -> Sparse:
 
 def _notes(fit: Fit, rows: Sequence[Budget], size: str) -> list[str]:
     far = {x: np.array([row.outside[x] for row in rows]) for x in (size, "tokens")}
-    notes = list(extrapolation_notes(far))
+    notes = [*fit.doubts, *extrapolation_notes(far)]
     if rows[0].size.interval is None:
         notes.append("the fit has no intervals: too few independent runs")
     if fit.identification["undetermined"]:

@@ -314,6 +314,8 @@ def _notes(
     extremes: tuple[Array, Array] | None,
     far: Mapping[str, Array],
 ) -> Iterator[str]:
+    for fit in fits:
+        yield from fit.doubts
     if interval is None:
         which = "the fit has" if len(fits) == 1 else "one of the fits has"
         yield f"{which} no intervals: too few independent runs"

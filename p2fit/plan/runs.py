@@ -132,7 +132,7 @@ def plan_next(
         if wanted is None
         else decades_outside(fit, {x: wanted[x].to_numpy() for x in law.inputs})
     )
-    notes = list(extrapolation_notes(far))
+    notes = [*fit.doubts, *extrapolation_notes(far)]
     if not chosen:
         notes.append(f"no candidate costs as little as {flops:.4g} FLOPs")
     if fit.identification["undetermined"]:

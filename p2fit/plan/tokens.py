@@ -381,7 +381,7 @@ def compute_saved(group: Mapping[str, str]) -> float:
 
 def _notes(fit: Fit, point: Mapping[str, float], goals: Sequence[Goal]) -> list[str]:
     far = decades_outside(fit, {x: np.array([v]) for x, v in point.items()})
-    notes = list(extrapolation_notes(far))
+    notes = [*fit.doubts, *extrapolation_notes(far)]
     bought = [g for g in goals if math.isfinite(g.outside) and abs(g.outside) > 0.3]
     for goal in bought:
         end = "above" if goal.outside > 0 else "below"

@@ -110,6 +110,8 @@ def in_short(section: Section) -> Iterator[str]:
         f"{plural(data['runs'], 'run')}. It misses the loss by {percent(_float(m['mape']))} on "
         f"average (RMSE {number(_float(m['rmse']))} nats per token)."
     )
+    for doubt in fit.doubts:
+        yield f"{upper(doubt)}."
     found = fit.identification
     if not found["undetermined"]:
         yield "The curves determine every parameter of the law."

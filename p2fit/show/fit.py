@@ -106,6 +106,8 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
             "NOT CONVERGED",
             f"{'; '.join(failed_checks(fit.diagnostics or {}))}: do not use these numbers",
         )
+    elif not fit.converged:
+        yield "NOT CONVERGED", "the objective is not at a minimum: do not use these numbers"
     if fit.group:
         yield "group", ", ".join(f"{k} = {v}" for k, v in fit.group.items())
     yield "law", f"{fit.law.name}: {fit.law.formula}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,7 +14,7 @@ import numpy as np
 from p2fit.arrays import Array, Index
 from p2fit.errors import LawError
 from p2fit.laws import jets
-from p2fit.laws.expression import evaluate, names_in, path_to
+from p2fit.laws.expression import evaluate, names_in, path_to, paths_to
 from p2fit.laws.jets import ONE, Jet, exp
 from p2fit.laws.law import Law
 from p2fit.scales import Residual
@@ -21,9 +22,13 @@ from p2fit.solver.problem import Derivatives, Problem
 
 #: Where searches for a parameter begin whose range and formula say nothing else.
 EXPONENT, SCALE = (0.02, 2.5), (1e-3, 1e3)
+_ONE = ast.Constant(1.0)
+#: Two ends.
+Stretch = tuple[float, float]
 #: A parameter that stands in a sum or a quotient with a column is looked for as far beyond the
 #: column's values.
 BEYOND = 100.0
+NEAR = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +38,9 @@ class Formula(Problem):
     columns: Mapping[str, Array]
     """The law's inputs, each of shape (n,)."""
     spans: Array
-    """Where starts are drawn, lowest and highest, shape (exponents, 2)."""
+    """Where exponents are likely to be, lowest and highest, shape (exponents, 2)."""
+    stretches: tuple[tuple[Stretch, ...], ...]
+    """Where starts are drawn, for each of the exponents."""
     units: Array
     """A typical size of each of the exponents, as in z."""
 
@@ -41,12 +48,23 @@ class Formula(Problem):
     def sizes(self) -> Array:
         return np.concatenate([np.full(self.coefficients, self.typical), self.units])
 
+    def amounts(self, z: Array) -> Array:
+        found = self.sizes.copy()
+        slopes = self.jacobian(z)[1][: self.coefficients]
+        size = np.sqrt(np.mean(slopes**2, axis=1))
+        known = np.isfinite(size) & (size > 0)
+        found[: self.coefficients][known] /= size[known]
+        return found
+
+    def recentred(self, z: Array) -> Self:
+        return replace(self, centre=_centre(self, z))
+
     def rows(self, index: Index | slice) -> Self:
         columns = {x: v[index] for x, v in self.columns.items()}
         return replace(super().rows(index), columns=columns)
 
     def at(self, points: Mapping[str, Array]) -> Self:
-        n = len(next(iter(points.values())))
+        n = len(next(iter(points.values()), [0.0]))
         offset = np.broadcast_to(evaluate(self.law.offset, points), (n,))
         return replace(self, y=np.ones(n), weights=np.zeros(n), offset=offset, columns=dict(points))
 
@@ -65,14 +83,20 @@ class Formula(Problem):
             found = self.law.tape.run(self.known, values, np)
         return np.broadcast_to(found, (len(z), len(self.y)))
 
+    @cached_property
+    def linear(self) -> Index:
+        """Places in z of all that the loss is linear in: the coefficients first."""
+        own = [self.coefficients + self.law.exponents.index(n) for n in self.law.signed]
+        return np.array([*range(self.coefficients), *own], int)
+
     def features(self, theta: Array) -> tuple[Array, Array]:
-        """The loss without coefficients, and what one of each adds to it.
+        """The loss without all that it is linear in, and what one of each adds to it.
 
         Args:
-            theta: exponents, as in z, shape (B, exponents).
+            theta: exponents, as in z, shape (B, exponents); of those that are linear any.
 
         Returns:
-            Arrays of shape (B, n) and (B, coefficients, n).
+            Arrays of shape (B, n) and (B, linear, n).
         """
         k, n = self.coefficients, len(self.y)
         with np.errstate(all="ignore"):
@@ -84,8 +108,10 @@ class Formula(Problem):
             zero = np.zeros((len(theta), 1))
             for i, name in enumerate(self.law.coefficients):
                 found[name] = Jet(zero, {i: sizes[:, i, None]})
+            for i, name in enumerate(self.law.signed, k):
+                found[name] = Jet(zero, {i: ONE})
             out = self.law.tape.run(self.known, found, jets)
-        each = np.zeros((len(theta), k, n))
+        each = np.zeros((len(theta), len(self.linear), n))
         if not isinstance(out, Jet):
             return np.broadcast_to(out, (len(theta), n)), each
         for i, slope in out.first.items():
@@ -110,20 +136,39 @@ class Formula(Problem):
         return Derivatives(np.broadcast_to(out.value, (len(z), len(self.y))), jac, second)
 
     def generic(self) -> Array:
-        theta = self.spread(np.full((1, self.exponents), 0.5))[0]
-        theta += 0.17 * self.units * np.arange(self.exponents)
+        theta = np.array([_between(low, high, 0.5) for low, high in self.spans])
+        theta = self._held(theta) + 0.17 * self.units * np.arange(self.exponents)
         inside: Array = np.concatenate([np.ones(self.coefficients), theta])
         return np.clip(inside, self.lower, self.upper, out=inside)
 
     def spread(self, place: Array) -> Array:
-        """Exponents, as in z, from places between 0 and 1 in their spans, (…, exponents); places
-        are even in the log of a positive span."""
-        low, high = self.spans.T
-        even = (low > 0) & (high > 3 * low)
-        ratio = np.where(even, high, 1.0) / np.where(even, low, 1.0)
-        theta = np.where(even, low * ratio**place, low + (high - low) * place)
+        """Exponents, as in z, from places between 0 and 1 on their stretches, (B, exponents)."""
+        theta = np.empty_like(place)
+        for i, stretches in enumerate(self.stretches):
+            scaled = place[:, i] * len(stretches)
+            which = np.minimum(scaled.astype(int), len(stretches) - 1)
+            for j, (low, high) in enumerate(stretches):
+                mine = which == j
+                theta[mine, i] = _between(low, high, scaled[mine] - j)
+        return self._held(theta)
+
+    def _held(self, theta: Array) -> Array:
+        """Exponents as they are held in z: scales as their logs."""
         found: Array = np.where(self.logged, np.log(np.maximum(theta, 1e-300)), theta)
         return found
+
+    def at_case(self, parameters: Mapping[str, float], held: Mapping[str, float]) -> Array:
+        """z, shape (p,), from the parameters of a special case and the values that make it.
+
+        Beyond the data is the end of the parameter's span; what moves nothing is in its middle.
+        """
+        values = {n: float(v) for n, v in self.natural(self.generic()).items()}
+        values |= dict.fromkeys(self.law.coefficients, 0.0)
+        values |= parameters
+        for name, value in held.items():
+            span = self.spans[self.law.exponents.index(name)] if name in self.law.scales else None
+            values[name] = value if span is None else float(np.clip(value, *span))
+        return np.clip(self.internal(values), self.lower, self.upper)
 
     def scatter(self, count: int, seed: int) -> Array:
         """Places spread evenly, shape (count, exponents), for :meth:`spread`.
@@ -178,10 +223,12 @@ def build_formula(
     offset = np.broadcast_to(evaluate(law.offset, columns), y.shape)
     if not np.isfinite(offset).all():
         raise LawError("the part of the formula without parameters is not finite in some rows")
-    spans = np.array([_span(law, e, columns) for e in law.exponents]).reshape(-1, 2)
-    for i, e in enumerate(law.exponents):
-        if e in start:
-            spans[i] = start[e]
+    given = [(start[e],) * 2 if e in start else None for e in law.exponents]
+    spans = np.array([g or _span(law, e, columns) for g, e in zip(given, law.exponents)])
+    spans = spans.reshape(-1, 2)
+    stretches = tuple(
+        (g,) if g else _stretches(law, e, columns) for g, e in zip(given, law.exponents)
+    )
     low, high = spans.T
     shift = np.array([e not in law.scales and e not in law.powers for e in law.exponents], bool)
     logged = np.array([e in law.scales for e in law.exponents], bool)
@@ -199,34 +246,40 @@ def build_formula(
         delta=delta,
         columns=dict(columns),
         spans=spans,
+        stretches=stretches,
         units=np.where(shift, _sizes(low, high), 1.0),
     )
-    return replace(problem, centre=_centre(problem, ~shift))
+    return replace(problem, centre=_centre(problem, problem.generic()))
 
 
 def _sizes(low: Array, high: Array) -> Array:
     """A typical size of what lies between two ends."""
     ends = np.maximum(np.abs(low), np.abs(high))
-    found: Array = np.where(low * high == 0, 0.5 * ends, np.sqrt(np.abs(low * high)))
+    found: Array = np.where(
+        (low == 0) | (high == 0), 0.5 * ends, np.sqrt(np.abs(low)) * np.sqrt(np.abs(high))
+    )
     return np.maximum(found, 1e-300)
 
 
-def _centre(problem: Formula, bent: Array) -> Array:
+def _centre(problem: Formula, middle: Array) -> Array:
     """The log of each coefficient's mean feature over the rows, and its slope by the exponents, at
-    the middle of the spans: the change of variables that keeps coefficients and exponents apart.
+    a point (p,): the change of variables that keeps coefficients and exponents apart.
 
     The mean of the logs would be that of the rows where an exponential is next to nothing.
     """
     k, q = problem.coefficients, problem.exponents
-    middle = problem.generic()
-    out = problem._jet(middle[None])
+    problem = replace(problem, centre=np.zeros((k, 1 + q)))
+    powers = [
+        problem.logged[i] or e in problem.law.powers for i, e in enumerate(problem.law.exponents)
+    ]
+    out = problem._jet(np.concatenate([np.ones(k), middle[k:]])[None])
     centre = np.zeros((k, 1 + q))
     with np.errstate(all="ignore"):
         for i in range(k):
             feature = np.broadcast_to(out.first.get(i, 0.0), (1, len(problem.y)))[0]
             mean = np.mean(np.abs(feature))
             slopes = np.zeros(q)
-            for e in map(int, np.flatnonzero(bent)):  # in others the log is not nearly linear
+            for e in map(int, np.flatnonzero(powers)):  # in others the log is not nearly linear
                 curve = np.broadcast_to(
                     (out.second or {}).get((i, k + e), 0.0), (1, len(problem.y))
                 )[0]
@@ -238,15 +291,26 @@ def _centre(problem: Formula, bent: Array) -> Array:
     return centre
 
 
-def _span(law: Law, name: str, columns: Mapping[str, Array]) -> tuple[float, float]:
-    """Where the search for a parameter begins: within its stated range; as the power of something;
+def _span(law: Law, name: str, columns: Mapping[str, Array]) -> Stretch:
+    """Where a parameter is likely to be: within its stated range; as the power of something;
     around the values at which it matters."""
     low, high = law.ranges[name]
-    if name in law.stated and np.isfinite(high):
-        return low, high
+    usual = _usual(law, name, columns)
+    if name in law.stated and np.isfinite([low, high]).all():
+        far = usual[1] * BEYOND**2  # of a range without sense the part that has some
+        near = max(low, -far), min(high, far)
+        return near if near[0] < near[1] else (low, high)
+    return usual
+
+
+def _usual(law: Law, name: str, columns: Mapping[str, Array]) -> Stretch:
+    """Where a parameter is likely to be by its role in the formula."""
     if name in law.powers:
         return EXPONENT
     typical = {n: np.asarray(0.4 if n in law.powers else 1.0) for n in law.free}
+    for other in law.free:  # a peak is as wide as the columns are from its place
+        if other != name and (ends := _taken_from(law, other, columns)):
+            typical[other] = np.asarray(0.5 * (ends[0][0] + ends[0][1]))
     sizes = np.abs(np.atleast_1d(evaluate(typical_scale(law, name), {**columns, **typical})))
     sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
     if not len(sizes):
@@ -254,19 +318,92 @@ def _span(law: Law, name: str, columns: Mapping[str, Array]) -> tuple[float, flo
     return float(sizes.min()) / BEYOND, float(sizes.max()) * BEYOND
 
 
+def _stretches(law: Law, name: str, columns: Mapping[str, Array]) -> tuple[Stretch, ...]:
+    """Where starts are drawn for a parameter: around the values at which it matters, with either
+    sign where its range has both; among the values that it is taken from; over all of its range."""
+    low, high = law.ranges[name]
+    usual = _usual(law, name, columns)
+    found = [usual, *_taken_from(law, name, columns)]
+    if name not in law.powers:
+        found.append((usual[0] * BEYOND / NEAR, usual[1] / BEYOND * NEAR))
+    if low < 0:
+        found.append((-usual[1], -usual[0]))
+    if name in law.stated and np.isfinite([low, high]).all():
+        found.append(_span(law, name, columns))
+    found = [(max(a, low), min(b, high)) for a, b in found]
+    return tuple(s for s in found if s[0] < s[1]) or ((low, min(high, low + SCALE[1])),)
+
+
+def _taken_from(law: Law, name: str, columns: Mapping[str, Array]) -> list[Stretch]:
+    """The values of the columns that a parameter is taken from, or that are taken from it: there
+    the difference changes its sign, as that of a peak to its place does."""
+    match path_to(law.restricted, name)[1:2]:
+        case [ast.BinOp(left=left, op=ast.Sub(), right=right)]:
+            other = right if isinstance(left, ast.Name) and left.id == name else left
+            own = {n.id for n in names_in(other)}
+            if own and own <= set(law.inputs):
+                values = evaluate(other, columns)
+                if np.isfinite(values).all():
+                    return [(float(values.min()), float(values.max()))]
+    return []
+
+
+def _between(low: float, high: float, place: Any) -> Any:
+    """The value at a place between 0 and 1 on a stretch, even in the log where it has one sign."""
+    if low > 0 and high / 3 > low:
+        return np.exp(math.log(low) + (math.log(high) - math.log(low)) * place)
+    if high < 0 and low / 3 < high:
+        return -_between(-high, -low, 1 - place)
+    return low * (1 - place) + high * place
+
+
 def typical_scale(law: Law, name: str) -> ast.expr:
     """The value at which a parameter's part of the formula is as large as what it is added to,
     divided by or divides; else as large as 1. To be evaluated with the parameter itself at 1."""
-    part, *outer = path_to(law.restricted, name)
-    for whole in outer:
+    found = [_typical_scale(law, place) for place in paths_to(law.restricted, name)]
+    return next((f for f, beside in found if beside), found[0][0])
+
+
+def _typical_scale(law: Law, place: list[ast.expr]) -> tuple[ast.expr, bool]:
+    """The same by one place of a parameter, and whether that is beside something with columns."""
+    part, *outer = place
+    power: ast.expr = _ONE
+    for at, whole in enumerate(outer):
         match whole:
-            case ast.BinOp(left=left, op=ast.Add() | ast.Sub() | ast.Div(), right=right):
+            case ast.BinOp(left=left, op=ast.Add() | ast.Sub() | ast.Div() as op, right=right):
                 other = right if left is part else left
-                if any(n.id in law.inputs for n in names_in(whole)):
-                    return ast.BinOp(other, ast.Div(), part)
+                unknown = any(n.id in law.free for n in names_in(other))
+                if not isinstance(op, ast.Div) and unknown and _exponential(outer[at + 1 :]):
+                    pass  # an exponent is of the size of 1, whatever it is made of
+                elif any(n.id in law.inputs for n in names_in(whole)):
+                    return _root(ast.BinOp(other, ast.Div(), part), power), True
             case ast.BinOp(op=ast.Mult()) | ast.UnaryOp():
                 pass
+            case ast.BinOp(left=left, op=ast.Pow(), right=right) if left is part:
+                power = right if power is _ONE else ast.BinOp(power, ast.Mult(), right)
             case _:
                 break
         part = whole
-    return ast.BinOp(ast.Constant(1.0), ast.Div(), part)
+    return _root(ast.BinOp(_ONE, ast.Div(), part), power), False
+
+
+def _root(value: ast.expr, power: ast.expr) -> ast.expr:
+    """The size of what, raised to a power, is a value of either sign."""
+    if power is _ONE:
+        return value
+    two = ast.Constant(2.0)
+    half = ast.BinOp(_ONE, ast.Div(), ast.BinOp(two, ast.Mult(), power))
+    return ast.BinOp(ast.BinOp(value, ast.Pow(), two), ast.Pow(), half)
+
+
+def _exponential(outer: list[ast.expr]) -> bool:
+    """Whether what lies in these expressions, each in the next, is a summand of what exp takes."""
+    for whole in outer:
+        match whole:
+            case ast.Call(func=ast.Name(id=name)):
+                return name == "exp"
+            case ast.BinOp(op=ast.Add() | ast.Sub()) | ast.UnaryOp():
+                pass
+            case _:
+                return False
+    return False

@@ -140,6 +140,8 @@ def _decompose(problem: Problem, z: Array) -> tuple[Array, Array, Array]:
         part = problem.rows(slice(i, i + _CHUNK))
         fitted, jac = part.jacobian(z)
         jac = jac * problem.scale.slope(fitted)
+        if not np.isfinite(jac).all():
+            raise LawError("the law has no finite slope in some rows")
         triangles.append(np.linalg.qr((jac * np.sqrt(part.weights)).T, mode="r"))
     triangle = np.concatenate(triangles)
     norms = np.linalg.norm(triangle, axis=0)

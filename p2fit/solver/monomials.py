@@ -34,6 +34,12 @@ class Monomials(Problem):
     group: tuple[int, ...]
     """Index of each term's coefficient, -1 where its size is known."""
 
+    valleys = 25, 0.0  # most starts have converged, the rest creep along a valley
+
+    @property
+    def still(self) -> float:
+        return 1e-13  # logs are centred: of a constant input they are rounding
+
     @cached_property
     def uses(self) -> list[list[tuple[int, list[tuple[int, float]]]]]:
         """For each exponent, the bases whose power it changes, and in which terms how much."""
@@ -77,7 +83,7 @@ class Monomials(Problem):
         return replace(super().rows(index), logs=self.logs[:, index])
 
     def at(self, points: Mapping[str, Array]) -> Self:
-        n = len(next(iter(points.values())))
+        n = len(next(iter(points.values()), [0.0]))
         offset, raw = offset_of(self.law, points, n), logs_of(self.law, points, n)
         logs = raw - self.mean[:, None]
         return replace(self, y=np.ones(n), weights=np.zeros(n), offset=offset, logs=logs)

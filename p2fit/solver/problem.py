@@ -45,6 +45,16 @@ class Problem:
     delta: float
     """Huber's threshold; inf for squared loss."""
 
+    #: Iterations after which a step that kept less than this share of what it promised is taken
+    #: back to the floor of its valley (see :mod:`p2fit.solver.least_squares`).
+    valleys = 0, 0.25
+
+    @property
+    def still(self) -> float:
+        """Squared effect on the losses, of the largest of a variable's, at which rounding is all
+        that a variable does."""
+        return 0.0
+
     @property
     def scale(self) -> Linear:
         """The scale of the residuals."""
@@ -59,6 +69,11 @@ class Problem:
     def coefficients(self) -> int:
         """How many coefficients."""
         return len(self.law.coefficients)
+
+    @cached_property
+    def linear(self) -> Index:
+        """Places in z of all that what is predicted is linear in, the coefficients first."""
+        return np.arange(self.coefficients)
 
     @cached_property
     def exponents(self) -> int:
@@ -79,6 +94,16 @@ class Problem:
     def sizes(self) -> Array:
         """What one unit of z amounts to: a typical loss for coefficients, 1 for exponents."""
         return np.concatenate([np.full(self.coefficients, self.typical), np.ones(self.exponents)])
+
+    def amounts(self, z: Array) -> Array:
+        """What of a coefficient moves the losses at z (p,) by a typical loss, and one unit of the
+        exponents, shape (p,)."""
+        return self.sizes
+
+    def recentred(self, z: Array) -> Self:
+        """The same problem in variables in which the coefficients are as large as what they add
+        to the losses at z (p,)."""
+        return self
 
     @cached_property
     def floor(self) -> float:

@@ -16,10 +16,13 @@ from p2fit.curves.options import Options
 from p2fit.errors import FitError, LawError
 from p2fit.solver.build import build
 from p2fit.solver.identify import Identification, Undetermined, identify
-from p2fit.solver.least_squares import Solution, minimise, residuals, settle, solve
+from p2fit.solver.least_squares import minimise, residuals
 from p2fit.solver.problem import Problem
+from p2fit.solver.search import Solution, settle, solve
 
-_FLAT = "the objective is flat there; a larger delta or squared loss may tell"
+_LARGE = 1e150  # what has no square
+_FLAT = "the objective is flat there"
+_MAY_TELL = f"{_FLAT}; a larger delta or squared loss may tell"
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Solved:
     """How the rows were weighted."""
 
 
+@np.errstate(all="ignore")  # what is not finite is dealt with as such
 def solve_dataset(dataset: Dataset) -> Solved:
     """Find the optimum of a dataset.
 
@@ -79,24 +83,65 @@ def _solve(dataset: Dataset) -> Solved:
         delta=options.threshold,
         start=options.start,
     )
+    if np.abs(y).max() > _LARGE:
+        raise LawError(f"the squares of {options.target} are too large to add up: change its unit")
     problem, weighting = _weigh(problem, frame, options)
     solution = solve(problem, seed=options.seed)
     positive = options.target == "loss" or options.residual == "log"
     fitted = problem.loss(solution.z[None])
     if not np.isfinite(fitted).all():
         raise LawError("the law is not finite in some rows")
-    whole = not positive or np.all(fitted > 0)
-    if not (math.isfinite(solution.value) and whole):
-        above = f"{options.target} above 0" if positive else options.target
-        raise LawError(f"with these signs and fixed values the law gives no {above}")
+    if np.abs(fitted).max() > _LARGE:
+        raise LawError(f"wherever its parameters were searched the law gives {fitted.max():.1g}")
+    if positive and not np.all(fitted > 0):
+        raise LawError(_below(problem, fitted[0], options.target))
+    if not math.isfinite(solution.value):
+        raise LawError(f"wherever its parameters were searched the law gives no {options.target}")
+    problem, solution = _recentred(problem, solution)
     found = identify(problem, solution.z, columns)
     flat = _flat(problem, solution)
     if found.undetermined or flat:
         solution = settle(problem, solution)
         found = identify(problem, solution.z, columns)
+    words = _MAY_TELL if np.isfinite(problem.delta) else _FLAT
     if set(flat) - found.names:
-        found = replace(found, undetermined=(*found.undetermined, Undetermined(flat, (_FLAT,))))
+        found = replace(found, undetermined=(*found.undetermined, Undetermined(flat, (words,))))
     return Solved(problem, solution, found, clusters, columns, frame, weighting)
+
+
+def _below(problem: Problem, fitted: Array, target: str) -> str:
+    """Why there is no fit where the best that was found is not above 0 in every row."""
+    count = int(np.sum(~(fitted > 0)))
+    rows = f"{count} of {len(fitted)} rows"
+    if problem.residual != "log":
+        return (
+            f"at its optimum the law is not above 0 in {rows} (the lowest {fitted.min():.3g}), and "
+            f"{target} must be: --residual log keeps it above"
+        )
+    sign = ""
+    if problem.coefficients:
+        name = problem.law.coefficients[0]
+        sign = f"; its coefficients are at least 0, and --range {name}=-10..10 lets one be negative"
+    return (
+        f"the law gives no {target} above 0 in {rows}, wherever its parameters were searched{sign}"
+    )
+
+
+def _recentred(problem: Problem, solution: Solution) -> tuple[Problem, Solution]:
+    """Both in the variables of the optimum: where the search began they may have been far from
+    the sizes of the terms."""
+    moved = problem.recentred(solution.z)
+    change = moved.centre - problem.centre
+
+    def carried(z: Array) -> Array:
+        k = problem.coefficients
+        sizes = z[:, :k] * np.exp(change[:, 0] + z[:, k:] @ change[:, 1:].T)
+        return np.concatenate([sizes, z[:, k:]], axis=1)
+
+    z, ties = carried(solution.z[None])[0], carried(solution.ties)
+    if moved is problem or not np.isfinite(ties).all():
+        return problem, solution
+    return moved, replace(solution, z=z, ties=ties)
 
 
 def _flat(problem: Problem, solution: Solution) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ Method after Golub & Pereyra, variable projection, 1973.
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -21,8 +21,12 @@ from p2fit.solver.problem import Problem
 if TYPE_CHECKING:
     from p2fit.solver.formula import Formula
 
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
 _GRID_POINTS = 4096  # of exponents, in the profile
 _SCATTER = 512  # points, for a law that is not a sum of monomials
+_POPULATION, _GENERATIONS, _ELITE = 48, 10, 4  # of the evolution of a scatter
+_ANEW, _SOME = 48, 25  # points drawn anew for each of so many sets of exponents
 _APART = 0.15  # of the span of an exponent: how far apart starts lie, if they can
 
 
@@ -67,21 +71,9 @@ def _blockwise(problem: Monomials, robust: Array | None, count: int) -> Array:
 
 def _scattered(problem: Formula, robust: Array | None, count: int, seed: int) -> Array:
     """The lowest points of the profile over a scatter that lie apart from each other."""
-    k, weight = problem.coefficients, _root_weight(problem, robust)
     place = problem.scatter(_SCATTER if problem.exponents else 1, seed)
-    theta = problem.spread(place)
-    values, coefficients = np.empty(len(theta)), np.zeros((len(theta), k))
-    for block in np.array_split(np.arange(len(theta)), max(1, len(theta) // 64)):
-        rest, features = problem.features(theta[block])
-        target, features = (problem.y - rest) * weight, features * weight
-        gram = features @ features.transpose(0, 2, 1)
-        right = np.matmul(features, target[:, :, None])[:, :, 0]
-        usable = np.all(np.isfinite(gram), axis=(1, 2)) & np.all(np.isfinite(target), axis=1)
-        found, gain = _nnls(
-            np.where(usable[:, None, None], gram, np.eye(k)), np.where(usable[:, None], right, 0.0)
-        )
-        coefficients[block] = found
-        values[block] = np.where(usable, 0.5 * ((target**2).sum(axis=1) - gain), np.inf)
+    z, values = _projected(problem, problem.spread(place), robust)
+    place[:, problem.linear[problem.coefficients :] - problem.coefficients] = 0.0
     chosen = np.zeros(0, int)
     for i in np.argsort(values):
         away = np.max(np.abs(place[chosen] - place[i]), axis=1, initial=0.0)
@@ -91,7 +83,93 @@ def _scattered(problem: Formula, robust: Array | None, count: int, seed: int) ->
             break
     if not len(chosen):
         chosen = np.array([values.argmin()])
-    return np.concatenate([coefficients[chosen], theta[chosen]], axis=1)
+    if robust is not None:  # the first scatter, of squares, was evolved
+        return z[chosen]
+    return np.concatenate([z[chosen], _evolved(problem, z, values, seed)])
+
+
+def elsewhere(problem: Formula, z: Array, seed: int) -> Array:
+    """Starts beside a point (p,), shape (S, p): one to three exponents are drawn anew all over
+    their stretches, the others stay, and the lowest of each draw that lies apart is kept.
+
+    A sum of like parts is often caught with one of its parts in the wrong place.
+    """
+    k, found = problem.coefficients, [z[None][:0]]
+    searched = np.setdiff1d(np.arange(problem.exponents), problem.linear - k)
+    some = [c for size in (1, 2, 3) for c in itertools.combinations(searched, size)]
+    theta = problem.spread(problem.scatter(_ANEW, seed))
+    wide = np.ptp(theta, axis=0)
+    for moved in some[:_SOME]:
+        tried = np.tile(z[k:], (_ANEW, 1))
+        tried[:, moved] = theta[:, moved]
+        apart = np.any(np.abs(tried - z[k:]) > 0.1 * wide, axis=1)
+        points, values = _projected(problem, tried[apart], None)
+        found.append(points[np.argsort(values)[:1]])
+    return np.concatenate(found)
+
+
+def _evolved(problem: Formula, z: Array, values: Array, seed: int) -> Array:
+    """The best of the profile after some generations of differential evolution from its lowest
+    points: it follows valleys of several exponents between the points of a scatter.
+
+    Method after Storn & Price 1997, in the form of Zhang & Sanderson 2009 (current to p-best).
+    """
+    k, rng = problem.coefficients, np.random.default_rng(seed)
+    top = np.argsort(values)[:_POPULATION]
+    z, values = z[top], values[top]
+    searched = np.setdiff1d(np.arange(k, z.shape[1]), problem.linear)
+    if len(searched) < 3 or len(z) < _POPULATION or not np.isfinite(values).all():
+        return z[:0]
+    low, high = problem.lower[searched], problem.upper[searched]
+    for _ in range(_GENERATIONS):
+        order = np.argsort(values)
+        best, a, b = (
+            z[np.ix_(rng.choice(which, len(z)), searched)]
+            for which in (order[:_ELITE], order, order)
+        )
+        own, force = z[:, searched], rng.uniform(0.4, 0.9, (len(z), 1))
+        crossed = rng.random(own.shape) < 0.9
+        moved = np.where(crossed, own + force * (best - own + a - b), own)
+        tried = z.copy()
+        tried[:, searched] = np.clip(moved, low, high)
+        tried, found = _projected(problem, tried[:, k:], None)
+        better = found < values
+        z[better], values[better] = tried[better], found[better]
+    return z[np.argsort(values)[:_ELITE]]
+
+
+def _projected(problem: Formula, theta: Array, robust: Array | None) -> tuple[Array, Array]:
+    """The best of all that the loss is linear in, for given other exponents.
+
+    Args:
+        theta: exponents, as in z, shape (B, exponents).
+
+    Returns:
+        Points z, shape (B, p), and the objective of squares there, shape (B,).
+    """
+    k, weight, inner = problem.coefficients, _root_weight(problem, robust), problem.linear
+    z, values = np.concatenate([np.zeros((len(theta), k)), theta], axis=1), np.empty(len(theta))
+    signed = inner >= k
+    for block in np.array_split(np.arange(len(theta)), max(1, len(theta) // 64)):
+        rest, features = problem.features(theta[block])
+        target, features = (problem.y - rest) * weight, features * weight
+        gram = features @ features.transpose(0, 2, 1)
+        right = np.matmul(features, target[:, :, None])[:, :, 0]
+        usable = np.all(np.isfinite(gram), axis=(1, 2)) & np.all(np.isfinite(target), axis=1)
+        found, gain = _nnls(
+            np.where(usable[:, None, None], gram, np.eye(len(inner))),
+            np.where(usable[:, None], right, 0.0),
+            signed,
+        )
+        z[np.ix_(block, inner)] = found
+        values[block] = np.where(usable, 0.5 * ((target**2).sum(axis=1) - gain), np.inf)
+    if signed.any():
+        at = inner[signed]
+        logged = problem.logged[at - k]
+        low, high = problem.lower[at], problem.upper[at]
+        held = np.where(logged, np.log(np.maximum(z[:, at], 1e-300)), z[:, at])
+        z[:, at] = np.clip(held, low, high)
+    return z, values
 
 
 def _root_weight(problem: Problem, robust: Array | None) -> Array:
@@ -172,22 +250,28 @@ def _product(axes: list[Array]) -> Array:
     return np.stack([a.ravel() for a in np.meshgrid(*axes, indexing="ij")], axis=1)
 
 
-def _nnls(gram: Array, right: Array) -> tuple[Array, Array]:
+def _nnls(gram: Array, right: Array, signed: Mask | None = None) -> tuple[Array, Array]:
     """Non-negative least squares, (N, k, k) and (N, k): coefficients, and what they explain.
 
     Exact: the optimum is the best feasible one among the subsets of columns.
+
+    Args:
+        signed: those that may be negative, (k,); None: none.
     """
     n, k = right.shape
+    always = () if signed is None else tuple(map(int, np.flatnonzero(signed)))
+    others = [i for i in range(k) if i not in always]
     root = np.sqrt(np.maximum(np.einsum("nkk->nk", gram), 1e-300))
     gram = gram / (root[:, :, None] * root[:, None, :])
     right = right / root
     best, gain = np.zeros((n, k)), np.zeros(n)
-    for size in range(1, k + 1):
-        for subset in itertools.combinations(range(k), size):
+    for size in range(0 if always else 1, len(others) + 1):
+        for chosen in itertools.combinations(others, size):
+            subset = (*chosen, *always)
             x = _cholesky_solve(gram, right, subset)
             explained = sum(x[i] * right[:, s] for i, s in enumerate(subset))
-            ok = (explained > gain) & np.all([v >= 0 for v in x], axis=0)
-            if ok.any():
+            ok = (explained > gain) & np.all([v >= 0 for v in x[:size]], axis=0)
+            if np.any(ok):
                 gain = np.where(ok, explained, gain)
                 fill = np.zeros((n, k))
                 for i, s in enumerate(subset):

@@ -64,6 +64,7 @@ def prediction_range(solved: Solved, columns: Mapping[str, Any]) -> tuple[Array,
     return low, high
 
 
+@np.errstate(all="ignore")  # what is not finite is dealt with as such
 def members(solved: Solved) -> list[dict[str, float]]:
     """Parameters that fit as well as the optimum and predict lowest or highest around the data.
 

@@ -205,8 +205,9 @@ def _curvature(r: Array, delta: float, width: float) -> Array:
     """
     if delta == math.inf:
         return np.ones_like(r)
-    upper = np.tanh((delta - r) / (2 * width))
-    lower = np.tanh((-delta - r) / (2 * width))
+    with np.errstate(over="ignore"):  # far beyond the residuals is as good as without end
+        upper = np.tanh((delta - r) / (2 * width))
+        lower = np.tanh((-delta - r) / (2 * width))
     return 0.5 * (upper - lower)
 
 

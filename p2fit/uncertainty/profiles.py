@@ -28,8 +28,9 @@ from p2fit.errors import FitError
 from p2fit.laws.law import Law
 from p2fit.results import Result
 from p2fit.solver.build import build
-from p2fit.solver.least_squares import minimise, solve
+from p2fit.solver.least_squares import minimise
 from p2fit.solver.problem import Problem
+from p2fit.solver.search import solve
 from p2fit.solver.solving import Solved, solve_dataset
 from p2fit.uncertainty.jackknife import FAR, Covariance, covariance, expected_curvature, t_quantile
 
