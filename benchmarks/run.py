@@ -26,6 +26,7 @@ PARTS = (
     "peers",
     "rows",
     "general",
+    "nist",
     "neighbours",
     "recovery",
     "coverage",
@@ -35,7 +36,7 @@ PARTS = (
     "sbc",
 )
 #: simple-scaling-laws needs Python 3.12; without one its rows say so.
-PEERS = ("scipy", "chinchilla", "autograd", "jax", "arviz", "nutpie", "numpyro", "pymc")
+PEERS = ("scipy", "lmfit", "chinchilla", "autograd", "jax", "arviz", "nutpie", "numpyro", "pymc")
 NEWER_PEERS = ("simple-scaling-laws",)
 #: One thread of linear algebra for every tool: on a shared machine more of them wait, not work.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")

@@ -28,6 +28,7 @@ Stretch = tuple[float, float]
 #: A parameter that stands in a sum or a quotient with a column is looked for as far beyond the
 #: column's values.
 BEYOND = 100.0
+#: Half of the starts of such a parameter lie this far beyond them at most.
 NEAR = 3.0
 
 

@@ -96,7 +96,7 @@ def solve(problem: Problem, *, seed: int = 0) -> Solution:
     ties = found.z[found.value <= found.value[top] * (1 + AGREE) + floor]
     value, slack = float(found.value[top]), slack_at(problem, z)
     if slack > _CREEPS and not isinstance(problem, Monomials):  # a long valley
-        more = minimise(problem, z[None], iterations=_MORE)
+        more = minimise(problem, z[None], iterations=_MORE if small is problem else _LAST)
         if more.value[0] <= value:
             z, value = more.z[0], float(more.value[0])
             slack = slack_at(problem, z)
@@ -215,7 +215,7 @@ def _joined(first: Minimum, second: Minimum) -> Minimum:
 
 def _special(problem: Formula, seed: int) -> Array:
     """The optima of the special cases of a formula that are sums of monomials, shape (S, p)."""
-    found = []
+    found = [np.zeros((0, len(problem.names)))]
     for law, held in special_cases(problem.law):
         try:
             case = build(
@@ -230,7 +230,7 @@ def _special(problem: Formula, seed: int) -> Array:
             continue
         at = case.natural(solve(case, seed=seed).z)
         found.append(problem.at_case({n: float(v) for n, v in at.items()}, held)[None])
-    return np.concatenate([np.zeros((0, len(problem.names))), *found])
+    return np.concatenate(found)
 
 
 def _entered(problem: Problem, found: Minimum, seed: int) -> Minimum:
