@@ -133,6 +133,9 @@ def settle(problem: Problem, solution: Solution) -> Solution:
     for strength in (RIDGE, 1e-2 * RIDGE, 1e-4 * RIDGE):
         at = minimise(problem, at[None], ridge=Ridge(strength * unit, at, scale)).z[0]
     value = float(minimise(problem, at[None], iterations=0).value[0])
+    if value > solution.value * (1 + _CREEPS) and not isinstance(problem, Monomials):
+        led = minimise(problem, at[None])  # what the ridge took is won back, from one point for all
+        at, value = led.z[0], float(led.value[0])
     if value <= solution.value * (1 + AGREE) + problem.floor:
         return replace(solution, z=at, value=value)
     return replace(solution, z=still)
