@@ -30,6 +30,7 @@ PARTS = (
     "neighbours",
     "recovery",
     "coverage",
+    "effects",
     "bootstrap",
     "design",
     "samplers",

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from p2fit.pictures.plot import plot
     from p2fit.plan.choose import Choice, plan_choose
     from p2fit.plan.compute import ComputePlan, plan_compute
+    from p2fit.plan.continuing import Continuation, RunsAhead, plan_continue, predict_runs
     from p2fit.plan.prediction import Prediction, predict
     from p2fit.plan.quantities import Quantity
     from p2fit.plan.runs import NextRuns, plan_next
@@ -44,6 +45,7 @@ __all__ = [
     "Choice",
     "Comparison",
     "ComputePlan",
+    "Continuation",
     "Curves",
     "CurvesError",
     "DesignReport",
@@ -59,6 +61,7 @@ __all__ = [
     "Prediction",
     "Profile",
     "Quantity",
+    "RunsAhead",
     "TokensPlan",
     "Validation",
     "check",
@@ -71,10 +74,12 @@ __all__ = [
     "load",
     "plan_choose",
     "plan_compute",
+    "plan_continue",
     "plan_next",
     "plan_tokens",
     "plot",
     "predict",
+    "predict_runs",
     "profile",
     "read_curves",
     "report",
@@ -97,6 +102,10 @@ _LATER = {
     "plan_choose": "plan.choose",
     "ComputePlan": "plan.compute",
     "plan_compute": "plan.compute",
+    "Continuation": "plan.continuing",
+    "RunsAhead": "plan.continuing",
+    "plan_continue": "plan.continuing",
+    "predict_runs": "plan.continuing",
     "NextRuns": "plan.runs",
     "plan_next": "plan.runs",
     "TokensPlan": "plan.tokens",

@@ -21,6 +21,7 @@ from p2fit.solver.problem import Problem
 from p2fit.solver.search import Solution
 from p2fit.solver.solving import Solved, solve_dataset
 from p2fit.uncertainty.jackknife import Covariance, covariance
+from p2fit.uncertainty.new_runs import new_run
 
 if TYPE_CHECKING:
     from p2fit.uncertainty.bootstrap import Draws
@@ -85,8 +86,10 @@ def fit_dataset(
             "clusters": spread.clusters,
             "unit": options.cluster,
             "critical": spread.critical,
+            **spread.clusters_tell(),
         },
         bootstrap=None if draws is None else _account(problem, draws),
+        runs=new_run(solved),
         equally_good=(),
         sensitivity=_sensitivity(problem, solution, frame) if not found.undetermined else {},
         data={

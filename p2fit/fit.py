@@ -100,6 +100,13 @@ class Fit(Result):
     bootstrap: Mapping[str, Any] | None
     """``draws`` (name to estimates), how they were made, how many failed, lost a level or ended
     at a bound."""
+    runs: Mapping[str, Any] | None
+    """What the rows of a run share; None where each row has an error of its own. Deviations are on
+    the residuals' scale, or, with ``excess``, shares of the loss above base_loss: of a run's
+    ``level`` and its ``rate`` (change per e-fold of tokens), of a row's error ``sigma``, whose
+    correlation falls to 1/e over ``length`` ``along`` log tokens or rows (``neighbours``: that of
+    neighbouring rows). ``width`` of a run in log tokens (root mean square), Huber's ``delta``,
+    and the ``freedom`` that the spread of new runs is known with."""
     equally_good: Sequence[Mapping[str, float | None]]
     """Where the data leave parameters open: parameters that fit as well (within 1e-6) and predict
     lowest or highest around the data; empty where all is determined."""
@@ -197,8 +204,9 @@ class Fit(Result):
             return ends[0], ends[1]
         if self.covariance is None:
             return None
+        from p2fit.uncertainty.jackknife import quantiles
+
         centre = self.predict(columns)
-        critical = self.covariance["critical"]
         # Of a share on the scale of its angle, which ends at 0 and 1; else of the loss itself.
         scale = self.scale if self.options["residual"] == "arcsine" else SCALES["linear"]
         place = scale.to(centre)
@@ -212,10 +220,11 @@ class Fit(Result):
             rows = np.stack([np.broadcast_to(slopes[n], centre.shape) for n in names])
             matrix = np.array(self.covariance["matrix"])
             spread = np.einsum("i...,ij,j...->...", rows, matrix, rows)
-            below = above = critical * np.sqrt(np.maximum(spread, 0.0)) * scale.slope(centre)
+            reach = quantiles(self.covariance, rows) * np.sqrt(np.maximum(spread, 0.0))
+            below = above = reach * scale.slope(centre)
         if new_run:
-            scatter = critical * float(self.metrics["scatter"] or 0.0)
-            scatter = scatter * scale.slope(centre) / self.scale.slope(centre)
+            scatter = self._scatter(columns, centre) * scale.slope(centre)
+            scatter = scatter / self.scale.slope(centre)
             below, above = np.hypot(below, scatter), np.hypot(above, scatter)
         low, high = scale.back(place - below), scale.back(place + above)
         if self.options["residual"] == "arcsine":
@@ -224,6 +233,16 @@ class Fit(Result):
                 np.minimum(high, np.maximum(centre, 1)),
             )
         return low, high
+
+    def _scatter(self, columns: Mapping[str, Any], centre: Array) -> Array:
+        """Half the width of the 95 % interval of one point of a new run about the law's value, on
+        the residuals' scale."""
+        if self.runs is not None:
+            from p2fit.uncertainty.new_runs import scatter
+
+            return scatter(self.runs, self.scale, columns, centre)
+        plain = (self.covariance or {})["critical"] * float(self.metrics["scatter"] or 0.0)
+        return np.broadcast_to(plain, centre.shape)
 
     def draws(self, size: int = 1000, seed: int = 0) -> dict[str, Array] | None:
         """Values of all parameters, fixed and tied ones included, drawn as the fit is unsure.

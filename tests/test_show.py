@@ -27,6 +27,11 @@ def dense() -> p2fit.Fit:
     return p2fit.fit(simulate.chinchilla(seed=0), "chinchilla")
 
 
+@cache
+def going() -> p2fit.Fit:
+    return p2fit.fit(simulate.p2(seed=0, offset=0.01), errors="runs")
+
+
 MODEL = {"params": 8e9, "pruning_rate": 0.25, "base_loss": 2.0}
 RESULTS: dict[str, Callable[[], Result]] = {
     "Fit": fit,
@@ -35,6 +40,12 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "DesignReport": lambda: p2fit.identify_design(simulate.p2(seed=0))[0],
     "Profile": lambda: p2fit.profile(simulate.p2(seed=0), parameters=["beta"])[0],
     "Prediction": lambda: p2fit.predict(fit(), {**MODEL, "tokens": [1e9, 1e12]}),
+    "RunsAhead": lambda: p2fit.predict_runs(
+        going(), tokens=[1e9, 1e10], runs=["run-1"], curves=simulate.p2(seed=0, offset=0.01)
+    ),
+    "Continuation": lambda: p2fit.plan_continue(
+        going(), tokens=1e10, loss=2.5, curves=simulate.p2(seed=0, offset=0.01)
+    ),
     "TokensPlan": lambda: p2fit.plan_tokens(fit(), MODEL, gain=[0.01]),
     "ComputePlan": lambda: p2fit.plan_compute(dense(), [1e20, 1e21]),
     "Choice": lambda: p2fit.plan_choose(

@@ -78,6 +78,8 @@ def fit_bayes(
         raise FitError("the Bayesian backends model the log of the loss: leave residual at log")
     if rest.get("weights") == "runs":
         raise FitError("weights of runs have no meaning here: runs have offsets of their own")
+    if rest.get("errors") == "runs":
+        raise FitError("the Bayesian backends have offsets of runs only: leave errors out")
     if rest.get("bootstrap"):
         raise FitError("a posterior is not bootstrapped: leave bootstrap out, or the backend")
     if own.save_trace is not None and backend == "laplace":

@@ -242,15 +242,24 @@ ROWS_AND_FIT = (
     click.option(
         "--delta",
         type=Count(),
-        help="Huber's threshold, of the residual before weights; by default 0.02 for arcsine "
-        "residuals, 0.001 of the mean size of another target than the loss for linear ones, else "
-        "0.001.",
+        help="Huber's threshold, of the residual before weights; by default 1.345 standard "
+        "deviations of a row's own error with --errors runs, else 0.02 for arcsine residuals, "
+        "0.001 of the mean size of another target than the loss for linear ones, else 0.001.",
     ),
     click.option(
         "--weights",
         type=click.Choice(["rows", "runs", "stderr"]),
         help="All rows equal, all runs equal, or 1/(s² + τ²) with s from loss_stderr, or the "
         "target's own, as accuracy_stderr (the default where that column is filled).",
+    ),
+    click.option(
+        "--errors",
+        type=click.Choice(["rows", "runs"]),
+        default="rows",
+        show_default=True,
+        help="rows: each has an error of its own. runs: runs differ in level and rate, and their "
+        "points follow each other, as much as the residuals say; a run in progress is then "
+        "predicted from its own points too.",
     ),
     click.option(
         "--cluster",

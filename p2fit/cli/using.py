@@ -43,6 +43,20 @@ def _crossed(given: dict[str, list[float]], law: Law, extra: tuple[str, ...] = (
     type=click.Path(dir_okay=False),
     help="Predict at the rows of this file.",
 )
+@click.option(
+    "--run",
+    "runs",
+    multiple=True,
+    metavar="NAME",
+    help="Predict the rest of this run of the curves, from the law and the run's own points. "
+    "Repeatable.",
+)
+@click.option(
+    "--curves",
+    type=click.Path(dir_okay=False),
+    metavar="CURVES.CSV",
+    help="Take the runs from this file (all of them without --run); the law is not fitted again.",
+)
 @json_option
 @click.option(
     "-o",
@@ -56,10 +70,12 @@ def predict(
     inputs: dict[str, list[float]],
     through: str | None,
     at: str | None,
+    runs: tuple[str, ...],
+    curves: str | None,
     as_json: bool,
     output: str | None,
 ) -> None:
-    """Predict the loss at any point, with intervals of the mean and of a new run.
+    """Predict the loss at any point, or the rest of a run, with intervals.
 
     NUMBERS are 8B, or 1B,3B, or 1B..100B (four per decade, even in the log), or 1B..100B:20 (so
     many points); every combination is predicted. How far a point is outside the fitted range is
@@ -69,6 +85,8 @@ def predict(
     Examples:
       p2fit predict fit.json --params 8B --pruning-rate 0.3 --base-loss 2.05 --tokens 1B..100B
       p2fit predict fit.json --at points.csv -o predicted.csv
+      p2fit predict fit.json --run 8B-depth --tokens 1B..10B
+      p2fit predict fit.json --curves new.csv --tokens 10B
       p2fit predict accuracy.json --through loss.json --params 7B --tokens 1T,10T
     """
     from p2fit.curves.points import points_table
@@ -76,6 +94,16 @@ def predict(
     from p2fit.fit import load
     from p2fit.plan.prediction import predict as predict_points
 
+    if runs or curves is not None:
+        if at is not None or through is not None or set(inputs) != {"tokens"}:
+            raise click.UsageError("of a run, give --tokens alone: the rest is as in its rows")
+        from p2fit.plan.continuing import predict_runs
+
+        ahead = [predict_runs(f, tokens=inputs["tokens"], runs=runs, curves=curves) for f in fits]
+        if output is not None:
+            _save(output, [(a.frame, a.group) for a in ahead])
+        print_all(ahead, as_json)
+        return
     if (at is None) == (not inputs):
         raise click.UsageError("give the law's inputs by options, or a file by --at")
     first = None if through is None else load(through)
@@ -90,13 +118,18 @@ def predict(
         points = points_table(at, wanted) if at else _crossed(inputs, law, own)
         found.append(predict_points(f, points, through=first))
     if output is not None:
-        import polars as pl
-
-        from p2fit.files import write_text
-
-        frames = [p.frame.with_columns(**{k: pl.lit(v) for k, v in p.group.items()}) for p in found]
-        write_text(output, pl.concat(frames, how="diagonal").write_csv())
+        _save(output, [(p.frame, p.group) for p in found])
     print_all(found, as_json)
+
+
+def _save(output: str, found: list[tuple[Any, Any]]) -> None:
+    """Tables of several groups as one CSV file."""
+    import polars as pl
+
+    from p2fit.files import write_text
+
+    frames = [frame.with_columns(**{k: pl.lit(v) for k, v in own.items()}) for frame, own in found]
+    write_text(output, pl.concat(frames, how="diagonal").write_csv())
 
 
 @click.group()
@@ -188,6 +221,36 @@ def tokens(
             rows = models(f, curves)
         found += [plan_tokens(f, row, curves=curves, **options) for row in rows]
     print_all(found, as_json, overview=overview)
+
+
+@plan.command("continue")
+@saved_fit
+@click.option(
+    "--tokens", required=True, type=Count(), metavar="NUMBER", help="At which the runs are to end."
+)
+@click.option("--loss", type=Count(), metavar="NATS", help="Also: tokens to this loss.")
+@click.option("--run", "runs", multiple=True, metavar="NAME", help="Only this run. Repeatable.")
+@click.option(
+    "--curves",
+    type=click.Path(dir_okay=False),
+    metavar="CURVES.CSV",
+    help="Where the runs are; by default the curves that the fit was made of.",
+)
+@json_option
+def continue_(fits: list[Fit], as_json: bool, **options: Any) -> None:
+    """Where runs in progress end, and which to stop.
+
+    Each run is predicted from the law and its own points: its loss at the planned end, what
+    doubling its tokens from here gains, the tokens to a target, and how likely it ends lowest.
+
+    \b
+    Examples:
+      p2fit plan continue fit.json --tokens 10B
+      p2fit plan continue fit.json --curves new.csv --tokens 10B --loss 2.1 --json
+    """
+    from p2fit.plan.continuing import plan_continue
+
+    print_all([plan_continue(f, **options) for f in fits], as_json)
 
 
 @plan.command()

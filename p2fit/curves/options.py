@@ -53,12 +53,17 @@ class Options:
     loss: Literal["huber", "squared"] = "huber"
     """What is summed over the residuals."""
     delta: float | None = None
-    """Huber's threshold, of the residual before weights; None: 0.02 for ``arcsine``, 1e-3 of the
-    mean size of another target than the loss for ``linear``, else 1e-3."""
+    """Huber's threshold, of the residual before weights; None: with errors of runs 1.345 standard
+    deviations of a row's own error, else 0.02 for ``arcsine``, 1e-3 of the mean size of another
+    target than the loss for ``linear``, else 1e-3."""
     weights: Literal["rows", "runs", "stderr"] | None = None
     """All rows equal, each run equal, or 1/(s² + τ²) with s from loss_stderr (``accuracy_stderr``
     for a target ``accuracy``) and τ estimated; None: ``stderr`` where that column is filled, else
     ``rows``."""
+    errors: Literal["rows", "runs"] = "rows"
+    """``rows``: each row has an error of its own. ``runs``: runs differ in level and rate, and the
+    errors of neighbouring rows are correlated, all as large as the residuals say: for curves whose
+    runs have several rows. A run in progress is then predicted from its own points too."""
     cluster: str = "run"
     """Column whose values are independent of each other."""
     min_tokens: float = 0.0
@@ -82,6 +87,7 @@ class Options:
             ("residual", (None, *SCALES)),
             ("loss", ("huber", "squared")),
             ("weights", (None, "rows", "runs", "stderr")),
+            ("errors", ("rows", "runs")),
             ("resample", (None, "wild", "runs")),
         ):
             if getattr(self, name) not in allowed:
@@ -106,6 +112,8 @@ class Options:
                 raise FitError(f"{name} is {getattr(self, name)}: use {what}")
         if isinstance(self.by, str):
             raise FitError(f"by is {self.by!r}: give a list of columns")
+        if self.errors == "runs" and self.weights == "runs":
+            raise FitError("errors of runs weigh each run by what it tells: leave weights out")
         if self.pool and self.by:
             raise FitError("by and pool contradict each other: give one")
 
@@ -138,7 +146,12 @@ class Options:
             )
         plain = kind == "linear" and name != "loss"
         size = float(frame[name].abs().mean()) if plain else 1.0  # type: ignore[arg-type]
-        return replace(self, residual=kind, delta=self.delta or DELTAS[kind] * (size or 1.0))
+        delta = self.delta
+        if self.errors == "rows":
+            delta = delta or DELTAS[kind] * (size or 1.0)
+        elif frame["run"].n_unique() == frame.height:
+            raise FitError("errors of runs are for runs of several rows; here each run has one")
+        return replace(self, residual=kind, delta=delta)
 
     def recorded(self) -> dict[str, Any]:
         """What a saved fit says of its making; the rest stands elsewhere in it."""

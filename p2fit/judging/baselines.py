@@ -25,7 +25,14 @@ def run_baselines(part: Dataset, points: Points, held: Index) -> dict[str, Array
     last, power = np.full(len(held), np.nan), np.full(len(held), np.nan)
     law = Law.parse("a + b/tokens^c", columns=["tokens"], name="power law")
     options = replace(
-        part.options, fix={}, tie={}, weights="rows", cluster="run", by=None, bootstrap=0
+        part.options,
+        fix={},
+        tie={},
+        weights="rows",
+        errors="rows",
+        cluster="run",
+        by=None,
+        bootstrap=0,
     )
     fitted = part.frame.partition_by("run", as_dict=True, maintain_order=True)
     runs = np.asarray(points.run)[held]

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from p2fit import metrics
 from p2fit.arrays import Array, Index
@@ -23,6 +24,7 @@ from p2fit.judging.baselines import neighbour_baselines, run_baselines
 from p2fit.judging.holdouts import PAPER, PLAIN, Split, has_tokens, parse_holdout, split
 from p2fit.judging.scores import Points, Score, Skill, Validation
 from p2fit.laws.law import Law
+from p2fit.plan.going_on import ahead, interval
 from p2fit.solver.solving import Solved, solve_dataset
 
 
@@ -137,6 +139,8 @@ def _held(dataset: Dataset, holdout: str, plan: Split, tick: Callable[[], None])
         points.held_out[held] = True
         # With one fold the fitted rows have their prediction too, for the picture.
         _predict(fit, points, held if len(plan.folds) > 1 else np.arange(n))
+        if along and fit.runs is not None:
+            _go_on(fit, points, part.frame, held)
         if fit.identification["undetermined"]:
             notes += _open(part, fit, points, held)
         found = (
@@ -176,6 +180,21 @@ def _predict(fit: Fit, points: Points, rows: Index) -> None:
     band = fit.interval(at, new_run=True)
     if band is not None:
         points.interval[0][rows], points.interval[1][rows] = band
+
+
+def _go_on(fit: Fit, points: Points, frame: pl.DataFrame, held: Index) -> None:
+    """The rest of each run from the law and the run's own fitted rows."""
+    runs = np.asarray(points.run)[held]
+    own = frame.partition_by("run", as_dict=True, maintain_order=True)
+    for name in dict.fromkeys(runs.tolist()):
+        rows = held[runs == name]
+        if (name,) not in own:
+            continue
+        found = ahead(fit, own[name,], {x: v[rows] for x, v in points.columns.items()})
+        points.predicted[rows] = fit.scale.back(found.place)
+        band = interval(fit, found)
+        if band is not None:
+            points.interval[0][rows], points.interval[1][rows] = band
 
 
 def _open(part: Dataset, fit: Fit, points: Points, held: Index) -> list[str]:

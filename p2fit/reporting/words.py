@@ -163,7 +163,8 @@ def facts(fit: Fit) -> Iterator[tuple[str, str]]:
         yield "Method", f"{fit.backend}: draws from the posterior"
         return
     kind = "Huber loss" if options["loss"] == "huber" else "squared loss"
-    kind += f", δ = {options['delta']:g}," if options["loss"] == "huber" else ""
+    delta = (fit.runs or {}).get("delta") or options["delta"]
+    kind += f", δ = {delta:.4g}," if options["loss"] == "huber" and delta else ""
     of = "the log of the loss" if options["residual"] == "log" else "the loss in nats"
     yield "Method", f"least squares: {kind} of residuals of {of}"
     if options["weights"] == "runs":

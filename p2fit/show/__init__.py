@@ -26,11 +26,13 @@ _MODULES = {
     "Choice": "choose",
     "Comparison": "comparison",
     "ComputePlan": "compute",
+    "Continuation": "continuing",
     "DesignReport": "design",
     "Fit": "fit",
     "NextRuns": "runs",
     "Prediction": "prediction",
     "Profile": "profiles",
+    "RunsAhead": "continuing",
     "TokensPlan": "tokens",
     "Validation": "validation",
 }

@@ -94,7 +94,7 @@ def _facts(comparison: Comparison) -> Iterator[tuple[str, str]]:
     held |= {f"{n} = {v}": None for law in laws for n, v in law.tied.items()}
     if held:
         yield "held", f"{', '.join(held)}, in the laws that have them"
-    delta = f" (delta {o['delta']:g})" if o["loss"] == "huber" else ""
+    delta = f" (delta {o['delta']:g})" if o["loss"] == "huber" and o["delta"] else ""
     of = "" if o["target"] == "loss" else f" of {o['target']}"
     yield "method", f"least squares: {o['loss']} loss{delta} of {o['residual']} residuals{of}"
     if comparison.folds == comparison.runs:

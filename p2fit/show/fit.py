@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -128,7 +128,8 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
         yield "", f"{target} taken from {name}"
     if fit.posterior is not None:
         yield from _posterior(fit)
-    delta = f" (delta {options['delta']:g})" if options["loss"] == "huber" else ""
+    delta = (fit.runs or {}).get("delta") or options["delta"]
+    delta = f" (delta {delta:.4g})" if options["loss"] == "huber" and delta else ""
     yield (
         "method" if fit.posterior is None else "started from",
         f"least squares: {options['loss']} loss{delta} of {options['residual']} residuals",
@@ -139,6 +140,8 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
         tau = number(options["tau"])
         s = f"s from {fit.target}_stderr"
         yield "", f"weights 1/(s² + τ²), {s}, τ = {tau} of the {options['residual']}"
+    if fit.runs is not None:
+        yield "runs", _runs(fit.runs, options["residual"])
     yield "objective", f"{number(fit.objective)} (sum), {_agreement(fit)}"
     scores = []
     if m["r2_excess"] is not None:
@@ -170,6 +173,22 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
     for i, (share, values) in enumerate(fit.sensitivity.items()):
         moved = ", ".join(f"{e} {number(v, 3)}" for e, v in values.items())
         yield "" if i else "sensitivity", f"without each run's first {share}: {moved}"
+
+
+def _runs(runs: Mapping[str, Any], residual: str) -> str:
+    """How runs differ, and how their points follow each other."""
+    unit = "in their excess" if runs["excess"] else {"log": "of the loss"}.get(residual, residual)
+    percent = runs["excess"] or residual == "log"
+
+    def size(value: float) -> str:
+        return f"{100 * value:.2g} % {unit}" if percent else f"{number(value, 2)} ({unit})"
+
+    parts = [f"they differ by {size(runs['level'])}" if runs["level"] else "none differs"]
+    if runs["rate"]:
+        parts.append(f"and {number(runs['rate'], 2)} in rate")
+    own = f"{100 * runs['sigma']:.2g} %" if residual == "log" else number(runs["sigma"], 2)
+    near = f", correlation of neighbours {runs['neighbours']:.2g}" if runs["length"] else ""
+    return f"{' '.join(parts)}; points of a run by {own} more{near}"
 
 
 def _agreement(fit: Fit) -> str:

@@ -67,7 +67,14 @@ class Formula(Problem):
     def at(self, points: Mapping[str, Array]) -> Self:
         n = len(next(iter(points.values()), [0.0]))
         offset = np.broadcast_to(evaluate(self.law.offset, points), (n,))
-        return replace(self, y=np.ones(n), weights=np.zeros(n), offset=offset, columns=dict(points))
+        return replace(
+            self,
+            y=np.ones(n),
+            weights=np.zeros(n),
+            offset=offset,
+            columns=dict(points),
+            effects=None,
+        )
 
     def joined(self, other: Self) -> Self:
         columns = {x: np.concatenate([v, other.columns[x]]) for x, v in self.columns.items()}

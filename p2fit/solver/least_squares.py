@@ -14,8 +14,8 @@ Method after Levenberg & Marquardt.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -65,10 +65,14 @@ class Ridge:
     scale: Array  # (p,)
 
 
-def _chunks(problem: Problem, batch: int) -> Iterator[slice]:
-    step = max(256, _BATCH_CELLS // (batch * max(1, problem.coefficients)))
+def chunks(problem: Problem, step: int) -> list[slice]:
+    """Rows in pieces of about so many, of whole runs where these share something."""
     n = len(problem.y)
-    return (slice(i, min(i + step, n)) for i in range(0, n, step))
+    edges = np.append(np.arange(0, n, step), n)
+    if problem.effects is not None:
+        starts = problem.effects.starts
+        edges = np.append(starts[np.unique(np.searchsorted(starts, edges[:-1], "right") - 1)], n)
+    return [slice(int(a), int(b)) for a, b in pairwise(edges)]
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class Rows:
     """Losses and weights, one row for every problem of the batch or one for all of them."""
 
     y: Array  # (1 or B, n)
-    weights: Array  # (1 or B, n)
+    weights: Array  # (1 or B, n), the same for all of a run where its rows share something
 
     @staticmethod
     def of(problem: Problem, y: Array | None, weights: Array | None) -> Rows:
@@ -97,23 +101,31 @@ def evaluate(problem: Problem, z: Array, ridge: Ridge | None, rows: Rows) -> _Po
         np.zeros(batch), np.zeros((batch, p)), np.zeros((batch, p, p)), np.zeros((batch, p, p))
     )
     scale = problem.scale
-    for chunk in _chunks(problem, batch):
+    step = max(256, _BATCH_CELLS // (batch * max(1, problem.coefficients)))
+    for chunk in chunks(problem, step):
         part = problem if len(problem.y) == chunk.stop - chunk.start else problem.rows(chunk)
         model = part.derivatives(z)
-        r, dr = scale.miss(model.fitted, rows.y[:, chunk]), scale.slope(model.fitted)
-        w = rows.weights[:, chunk]
+        dr = scale.slope(model.fitted)
+        r = part.whitened(scale.miss(model.fitted, rows.y[:, chunk]))
+        w = part.coordinates(rows.weights[:, chunk])
         size = np.abs(r)
         clipped = np.minimum(size, part.delta)
         psi = w * np.copysign(clipped, r)
         irls = w * (clipped / np.maximum(size, 1e-300))
         inside = w * (size <= part.delta)
-        jac = model.jacobian
-        jac *= dr[:, None, :]
+        own = model.jacobian
+        own *= dr[:, None, :]
+        jac = part.whitened(own)
         point.value += (w * (clipped * (size - 0.5 * clipped))).sum(axis=1)
         point.gradient += np.matmul(jac, psi[:, :, None])[:, :, 0]
         transposed = jac.transpose(0, 2, 1)
         point.bound += np.matmul(jac * irls[:, None, :], transposed)
-        curve = scale.curve(inside, psi, model.fitted)
+        if part.effects is None:
+            curve = scale.curve(inside, psi, model.fitted)
+        else:
+            curve, psi = inside, part.effects.pulled(psi)
+            bend = scale.curve(np.zeros_like(psi), psi, model.fitted)
+            point.hessian += np.matmul(own * bend[:, None, :], own.transpose(0, 2, 1))
         point.hessian += np.matmul(jac * curve[:, None, :], transposed)
         point.hessian += model.second(psi * dr)
     if ridge is not None:

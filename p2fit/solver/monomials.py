@@ -86,7 +86,9 @@ class Monomials(Problem):
         n = len(next(iter(points.values()), [0.0]))
         offset, raw = offset_of(self.law, points, n), logs_of(self.law, points, n)
         logs = raw - self.mean[:, None]
-        return replace(self, y=np.ones(n), weights=np.zeros(n), offset=offset, logs=logs)
+        return replace(
+            self, y=np.ones(n), weights=np.zeros(n), offset=offset, logs=logs, effects=None
+        )
 
     def joined(self, other: Self) -> Self:
         logs = np.concatenate([self.logs, other.logs], axis=1)

@@ -8,7 +8,7 @@ a term times a logarithm, and :class:`p2fit.solver.formula.Formula` for any othe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -17,6 +17,7 @@ import numpy as np
 from p2fit.arrays import Array, Index
 from p2fit.laws.law import Law
 from p2fit.scales import SCALES, Linear, Residual
+from p2fit.solver.effects import Effects
 
 #: Root mean square residual below which a fit is called exact: rounding, not data.
 EXACT = 1e-12
@@ -44,6 +45,8 @@ class Problem:
     """``log``, ``linear`` or ``arcsine``."""
     delta: float
     """Huber's threshold; inf for squared loss."""
+    effects: Effects | None = field(default=None, kw_only=True)
+    """What the rows of a run share, where that is in the model; the weights are 1 then."""
 
     #: Iterations after which a step that kept less than this share of what it promised is taken
     #: back to the floor of its valley (see :mod:`p2fit.solver.least_squares`).
@@ -113,7 +116,11 @@ class Problem:
     def rows(self, index: Index | slice) -> Self:
         """The same problem (and the same centre) on some of the rows."""
         return replace(
-            self, y=self.y[index], weights=self.weights[index], offset=self.offset[index]
+            self,
+            y=self.y[index],
+            weights=self.weights[index],
+            offset=self.offset[index],
+            effects=self.effects and self.effects.rows(index),
         )
 
     def at(self, points: Mapping[str, Array]) -> Self:
@@ -134,7 +141,16 @@ class Problem:
             y=np.concatenate([self.y, other.y]),
             weights=np.concatenate([self.weights, other.weights]),
             offset=np.concatenate([self.offset, other.offset]),
+            effects=self.effects and self.effects.joined(len(other.y)),
         )
+
+    def whitened(self, x: Array) -> Array:
+        """What is a row each, (…, n), as independent coordinates of the objective."""
+        return x if self.effects is None else self.effects.whitened(x)
+
+    def coordinates(self, values: Any) -> Any:
+        """Values of rows (…, n), the same for all of a run, for each of those coordinates."""
+        return values if self.effects is None else self.effects.extended(values)
 
     def loss(self, z: Array) -> Array:
         """Fitted losses, (B, n), at z of shape (B, p)."""

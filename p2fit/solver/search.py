@@ -231,6 +231,7 @@ def _special(problem: Formula, seed: int) -> Array:
             )
         except LawError:  # it has no value in some rows
             continue
+        case = replace(case, effects=problem.effects)
         at = case.natural(solve(case, seed=seed).z)
         found.append(problem.at_case({n: float(v) for n, v in at.items()}, held)[None])
     return np.concatenate(found)

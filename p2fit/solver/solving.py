@@ -19,6 +19,7 @@ from p2fit.solver.identify import Identification, Undetermined, identify
 from p2fit.solver.least_squares import minimise, residuals
 from p2fit.solver.problem import Problem
 from p2fit.solver.search import Solution, settle, solve
+from p2fit.solver.sharing import Sharing, share
 
 _LARGE = 1e150  # what has no square
 _FLAT = "the objective is flat there"
@@ -43,6 +44,8 @@ class Solved:
     """The rows, in the order of the problem's."""
     weighting: Mapping[str, Any]
     """How the rows were weighted."""
+    sharing: Sharing | None = None
+    """What the rows of a run share; None where each row has an error of its own."""
 
 
 @np.errstate(all="ignore")  # what is not finite is dealt with as such
@@ -86,6 +89,9 @@ def _solve(dataset: Dataset) -> Solved:
     if np.abs(y).max() > _LARGE:
         raise LawError(f"the squares of {options.target} are too large to add up: change its unit")
     problem, weighting = _weigh(problem, frame, options)
+    sharing = None
+    if options.errors == "runs":
+        problem, sharing = share(problem, frame, options)
     solution = solve(problem, seed=options.seed)
     positive = options.target == "loss" or options.residual == "log"
     fitted = problem.loss(solution.z[None])
@@ -106,7 +112,7 @@ def _solve(dataset: Dataset) -> Solved:
     words = _MAY_TELL if np.isfinite(problem.delta) else _FLAT
     if set(flat) - found.names:
         found = replace(found, undetermined=(*found.undetermined, Undetermined(flat, (words,))))
-    return Solved(problem, solution, found, clusters, columns, frame, weighting)
+    return Solved(problem, solution, found, clusters, columns, frame, weighting, sharing)
 
 
 def _below(problem: Problem, fitted: Array, target: str) -> str:

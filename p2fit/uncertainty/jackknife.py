@@ -10,11 +10,15 @@ Source: Bell & McCaffrey 2002 (CR3); MacKinnon, Nielsen & Webb 2023 for its one-
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
 
-from p2fit.arrays import Array
+from p2fit.arrays import Array, Index
+from p2fit.solver.least_squares import chunks
 from p2fit.solver.problem import Problem
 from p2fit.solver.solving import Solved
 
@@ -22,6 +26,7 @@ from p2fit.solver.solving import Solved
 FAR = 1e6
 
 _CHUNK = 1 << 16
+_MANY = 100  # clusters from which on G - 1 degrees of freedom do for predictions
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,39 @@ class Covariance:
     """Number G of independent units."""
     critical: float
     """Student's t quantile for 95 % at G - 1 degrees of freedom."""
+    basis: Array | None = None
+    """Where the rows of a run share something: the determined directions, (p, r), and"""
+    information: Array | None = None
+    """what each cluster tells of them, (G, r, r): each quantity has its own degrees of freedom."""
+
+    def quantile(self, contrast: Array) -> float:
+        """Student's t quantile for 95 % of a combination (p,) of the variables."""
+        if self.basis is None or self.information is None:
+            return self.critical
+        freedom = degrees_of_freedom((contrast @ self.basis)[None], self.information)
+        return float(t_quantiles(freedom)[0])
+
+    def clusters_tell(self) -> dict[str, Any]:
+        """The basis by the logs of the coefficients and the exponents, and the information, for
+        plain JSON; empty where there is none, or too much."""
+        if self.basis is None or self.information is None or self.clusters > _MANY:
+            return {}
+        return {
+            "basis": (self.change @ self.basis).tolist(),
+            "information": self.information.tolist(),
+        }
 
     def natural(self) -> Array:
         """Covariance of the logs of the coefficients and of the exponents, shape (p, p).
 
         A coefficient that is 0 has no log: its row and column are those of the coefficient.
         """
+        return self.change @ self.inner @ self.change.T
+
+    @cached_property
+    def change(self) -> Array:
+        """Derivatives of the logs of the coefficients, or of one that is 0, and of the exponents,
+        by z, shape (p, p)."""
         k = self.problem.coefficients
         change = self._change(self.z[:k])
         unit = np.concatenate([np.ones(k), self.z[k:]])
@@ -51,7 +83,7 @@ class Covariance:
         for i, name in enumerate(self.problem.law.coefficients):
             if self.z[i] == 0:
                 change[i, i] = values[name]
-        return change @ self.inner @ change.T
+        return change
 
     def interval(self, index: int) -> tuple[float, float | None, float | None]:
         """Standard error and the 95 % interval of one entry of z, in the formula's units.
@@ -63,18 +95,20 @@ class Covariance:
         """
         problem, z, k = self.problem, self.z, self.problem.coefficients
         deviation = np.sqrt(np.maximum(np.diag(self.inner), 0.0))
-        vanishing = z[:k] <= self.critical * deviation[:k]
+        unit = np.eye(len(z))
+        reaches = np.array([self.quantile(one) for one in unit]) * deviation
+        vanishing = z[:k] <= reaches[:k]
         name = problem.names[index]
         if index >= k:
             error = float(deviation[index])
-            low, high = z[index] - self.critical * error, z[index] + self.critical * error
+            low, high = z[index] - reaches[index], z[index] + reaches[index]
             shaped = problem.law.shaped(name)
             ones = np.array([c in shaped for c in problem.names], float)
-            together = self.critical * math.sqrt(max(float(ones @ self.inner @ ones), 0.0))
+            together = math.sqrt(max(float(ones @ self.inner @ ones), 0.0)) * self.quantile(ones)
             if None not in shaped and float(ones @ z) <= together:
                 return error, None, None
             if problem.logged[index - k]:
-                value, reach = float(np.exp(z[index])), self.critical * error
+                value, reach = float(np.exp(z[index])), float(reaches[index])
                 if reach >= math.log(FAR):
                     return value * error, None, None
                 return (
@@ -90,14 +124,14 @@ class Covariance:
         # The end of the term's own range at the centre, carried to the formula's units.
         size = z[:k].copy()
         if vanishing[index]:
-            size[index] += self.critical * deviation[index]
+            size[index] += reaches[index]
         with np.errstate(over="ignore"):
             value = float(problem.natural(np.concatenate([size, z[k:]]))[name])
             change = self._change(np.where(size > 0, size, 1.0))[index]
             if vanishing[index]:
                 change[index] = 0.0
             error = float(np.sqrt(max(change @ self.inner @ change, 0.0)))
-            reach = self.critical * error
+            reach = self.quantile(change) * error
             high = value * np.exp(reach) if reach < math.log(FAR) else None
             low = value * np.exp(-reach) if reach < math.log(FAR) else None
         at = float(problem.natural(z)[name])
@@ -136,57 +170,133 @@ def covariance(solved: Solved) -> Covariance | None:
     if count <= rank or rank == 0:
         return None
 
+    scores, breads = told(problem, z, clusters, basis)
+    steps = left_out(scores, breads)
+    if steps is None:
+        return None
+    spread = (count - 1) / count * (steps.T @ steps)
+    inner = basis @ spread @ basis.T
+
+    shared = (basis, breads) if problem.effects is not None else (None, None)
+    return Covariance(problem, z, inner, count, t_quantile(0.975, count - 1), *shared)
+
+
+def told(
+    problem: Problem, z: Array, clusters: Index, basis: Array, beside: Array | None = None
+) -> tuple[Array, Array]:
+    """What each cluster says of directions: its slope (G, r) and expected curvature (G, r, r).
+
+    Args:
+        basis: directions in z, shape (p, r).
+        beside: further directions, as what they add to the residual of each row, shape (k, n);
+            they come after the others.
+    """
+    count, rank = int(clusters[-1]) + 1, basis.shape[1] + (0 if beside is None else len(beside))
     scores = np.zeros((count, rank))
     breads = np.zeros((count, rank, rank))
-    r = np.empty(len(problem.y))
-    for chunk in _blocks(len(r)):
-        r[chunk] = _residual(problem.rows(chunk), z)[0]
+    pieces = chunks(problem, _CHUNK)
+    r = np.concatenate([coordinates(problem.rows(chunk), z)[0] for chunk in pieces])
     width = _bandwidth(r)
-    for chunk in _blocks(len(r)):
+    for chunk in pieces:
         part = problem.rows(chunk)
-        residual, jac = _residual(part, z)
+        residual, jac = coordinates(part, z)
         direction = basis.T @ jac
-        psi = part.weights * np.clip(residual, -part.delta, part.delta)
-        curve = part.weights * _curvature(residual, part.delta, width)
-        edges = np.concatenate([[0], np.flatnonzero(np.diff(clusters[chunk])) + 1])
-        first = clusters[chunk][edges]
+        if beside is not None:
+            direction = np.concatenate([direction, part.whitened(beside[:, chunk])])
+        weights, cluster = part.coordinates(part.weights), part.coordinates(clusters[chunk])
+        order = np.argsort(cluster, kind="stable")
+        residual, weights, cluster = residual[order], weights[order], cluster[order]
+        direction = direction[:, order]
+        psi = weights * np.clip(residual, -part.delta, part.delta)
+        curve = weights * _curvature(residual, part.delta, width)
+        edges = np.concatenate([[0], np.flatnonzero(np.diff(cluster)) + 1])
+        first = cluster[edges]
         scores[first] += np.add.reduceat(direction * psi, edges, axis=1).T
         for i in range(rank):
             products = np.add.reduceat(direction[: i + 1] * (direction[i] * curve), edges, axis=1)
             breads[first, i, : i + 1] += products.T
     breads += np.tril(breads, -1).transpose(0, 2, 1)
-    total = breads.sum(axis=0)
-    # One step from the optimum to the optimum without cluster g. The directions are scaled, so
-    # the ridge only matters where a cluster holds all that is known of one.
-    without = total - breads + 1e-10 * np.trace(total) / rank * np.eye(rank)
-    try:
-        steps = np.linalg.solve(without, scores[:, :, None])[:, :, 0]
-    except np.linalg.LinAlgError:  # every residual is far beyond delta: there is no curvature
-        return None
-    spread = (count - 1) / count * (steps.T @ steps)
-    inner = basis @ spread @ basis.T
+    return scores, breads
 
-    return Covariance(problem, z, inner, count, t_quantile(0.975, count - 1))
+
+def left_out(scores: Array, breads: Array) -> Array | None:
+    """One step from the optimum to that without each cluster, shape (G, r), of what :func:`told`
+    found; None where every residual is so far beyond delta that there is no curvature."""
+    total = breads.sum(axis=0)
+    # The directions are scaled, so the ridge only matters where a cluster holds all that is known
+    # of one.
+    without = total - breads + 1e-10 * np.trace(total) / len(total) * np.eye(len(total))
+    try:
+        return np.linalg.solve(without, scores[:, :, None])[:, :, 0]
+    except np.linalg.LinAlgError:
+        return None
+
+
+def degrees_of_freedom(contrasts: Array, information: Array) -> Array:
+    """Degrees of freedom of the jackknife's variance of combinations (k, r) of directions.
+
+    Those of a χ² with the mean and variance that it has where coordinates are independent, as
+    whitened ones are (Bell & McCaffrey 2002; Pustejovsky & Tipton 2018).
+
+    Args:
+        information: what each cluster tells of the directions, shape (G, r, r).
+    """
+    total = information.sum(axis=0)
+    rank = len(total)
+    without = total - information + 1e-10 * np.trace(total) / rank * np.eye(rank)
+    moved = np.linalg.solve(without, contrasts.T[None])  # (G, r, k)
+    pulled = np.matmul(information, moved)
+    own = np.einsum("grk,grk->kg", moved, pulled)
+    pulled = pulled.transpose(2, 0, 1)  # (k, G, r)
+    shared = np.matmul(np.matmul(pulled, np.linalg.pinv(total)), pulled.transpose(0, 2, 1))
+    products: Array = -shared
+    diagonal = np.arange(len(information))
+    products[:, diagonal, diagonal] += own
+    trace = np.trace(products, axis1=1, axis2=2)
+    squares = np.sum(products**2, axis=(1, 2))
+    found: Array = trace**2 / np.where(squares > 0, squares, 1.0)
+    return np.clip(found, 1.0, max(len(diagonal) - 1, 1))
+
+
+def t_quantiles(freedom: Array) -> Array:
+    """Quantiles of Student's t for 95 %, a tenth of a degree of freedom apart."""
+    return np.array(
+        [_quantile(math.floor(10 * f) / 10 if f < 30 else float(int(f))) for f in freedom]
+    )
+
+
+def quantiles(covariance: Mapping[str, Any], contrasts: Array) -> Array:
+    """Student's t quantiles for 95 % of combinations (p, …) of the parameters of a saved fit."""
+    if not covariance.get("information"):
+        return np.broadcast_to(covariance["critical"], contrasts.shape[1:])
+    flat = contrasts.reshape(len(contrasts), -1).T @ np.array(covariance["basis"])
+    found = t_quantiles(degrees_of_freedom(flat, np.array(covariance["information"])))
+    return found.reshape(contrasts.shape[1:])
+
+
+@cache
+def _quantile(freedom: float) -> float:
+    return t_quantile(0.975, freedom)
 
 
 def expected_curvature(problem: Problem, z: Array) -> Array:
     """Curvature of the objective at z that :func:`covariance` goes by, shape (p, p)."""
-    r = np.concatenate([_residual(problem.rows(c), z)[0] for c in _blocks(len(problem.y))])
+    pieces = chunks(problem, _CHUNK)
+    r = np.concatenate([coordinates(problem.rows(c), z)[0] for c in pieces])
     width, total = _bandwidth(r), np.zeros((len(z), len(z)))
-    for chunk in _blocks(len(r)):
+    for chunk in pieces:
         part = problem.rows(chunk)
-        residual, jac = _residual(part, z)
-        total += (jac * (part.weights * _curvature(residual, part.delta, width))) @ jac.T
+        residual, jac = coordinates(part, z)
+        weights = part.coordinates(part.weights)
+        total += (jac * (weights * _curvature(residual, part.delta, width))) @ jac.T
     return total
 
 
-def _blocks(n: int) -> list[slice]:
-    return [slice(i, min(i + _CHUNK, n)) for i in range(0, n, _CHUNK)]
-
-
-def _residual(problem: Problem, z: Array) -> tuple[Array, Array]:
+def coordinates(problem: Problem, z: Array) -> tuple[Array, Array]:
+    """Residuals and their derivatives by z, as independent coordinates: (m,) and (p, m)."""
     fitted, jac = problem.jacobian(z)
-    return problem.scale.miss(fitted, problem.y), jac * problem.scale.slope(fitted)
+    residual = problem.scale.miss(fitted, problem.y)
+    return problem.whitened(residual), problem.whitened(jac * problem.scale.slope(fitted))
 
 
 def _bandwidth(r: Array) -> float:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -216,7 +216,8 @@ def _calibrate(solved: Solved, spread: Covariance | None) -> tuple[Array, Array]
         mean = float(np.sum(bread * spread.inner)) / rank
         own = np.diag(spread.natural()) / np.where(inverse > 0, inverse, np.inf)
         known = [n not in solved.identification.names for n in problem.names]
-        thresholds = 0.5 * spread.critical**2 * np.where(known, own, mean)
+        reach = np.array([spread.quantile(one) for one in spread.change])
+        thresholds = 0.5 * reach**2 * np.where(known, own, mean)
     return thresholds, np.sqrt(2 * thresholds * inverse)
 
 
@@ -320,7 +321,7 @@ class _Path:
         problem, law = self.solved.problem, self.solved.problem.law
         same = [self.name, *(a for a, b in law.tied.items() if b == self.name)]
         fix = {**law.fixed, **dict.fromkeys(same, value)}
-        return build(
+        held = build(
             law.restrict(fix, {a: b for a, b in law.tied.items() if a not in same}),
             self.solved.columns,
             problem.y,
@@ -328,3 +329,4 @@ class _Path:
             residual=problem.residual,
             delta=problem.delta,
         )
+        return replace(held, effects=problem.effects)

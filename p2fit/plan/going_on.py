@@ -1,0 +1,160 @@
+"""Where a measured run is going: the law and the run's own points, by partial pooling.
+
+The law says where a run of its kind goes, its own points how this one differs. In the model of
+``Fit.runs`` the two have one best answer (best linear unbiased prediction, Robinson 1991): what
+the run's own residuals say of its level, of its rate and of its next errors, as far as runs differ
+in these. No run is fitted alone, and none is forced onto the law.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from p2fit.arrays import Array
+from p2fit.errors import FitError
+from p2fit.fit import Fit
+from p2fit.uncertainty.jackknife import quantiles, t_quantiles
+from p2fit.uncertainty.new_runs import effect
+
+_MOST = 400  # rows of a run that are used, its last among them
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """Points ahead of one run, on the scale of the residuals."""
+
+    place: Array
+    """What the law and the run's own points say, shape (m,)."""
+    slopes: Array
+    """Derivatives by the parameters of the fit's covariance, shape (p, m)."""
+    covariance: Array
+    """Of measured values about that, the parameters known, shape (m, m)."""
+
+
+def ahead(fit: Fit, rows: pl.DataFrame, points: Mapping[str, Array]) -> Ahead:
+    """Predict points of one run from its rows.
+
+    Args:
+        fit: one with ``runs``.
+        rows: the run's rows, by tokens: the law's inputs, the target, perhaps its standard error.
+        points: the law's inputs there, and ``tokens``, each of shape (m,).
+    """
+    runs = dict(fit.runs or {})
+    if rows.height > _MOST:
+        rows = rows[np.unique(np.linspace(0, rows.height - 1, _MOST).astype(int))]
+    own = {x: rows[x].to_numpy() for x in fit.law.inputs}
+    fitted = np.broadcast_to(fit.predict(own), (rows.height,))
+    there = np.broadcast_to(fit.predict(points), points["tokens"].shape)
+    scale = fit.scale
+    residual = scale.miss(fitted, rows[fit.target].to_numpy())
+    logs, later = _logs(rows), np.log(points["tokens"])
+    middle = logs.mean()
+    level, beyond = (
+        effect(runs, scale, own, fitted),
+        effect(runs, scale, points, there),
+    )
+    design = np.stack([level, level * (logs - middle)])
+    ahead_of = np.stack([beyond, beyond * (later - middle)])
+    spread = np.array([runs["level"], runs["rate"]]) ** 2
+    error = runs["sigma"] / np.sqrt(_precision(fit, rows))
+    own_place, place = _places(runs, logs, later)
+    near, toward, between = (
+        _correlation(runs, a[:, None] - b)
+        for a, b in ((own_place, own_place), (own_place, place), (place, place))
+    )
+    covariance = near * np.outer(error, error) + (design.T * spread) @ design
+    crossed = toward * error[:, None] * runs["sigma"] + (design.T * spread) @ ahead_of
+    covariance[np.diag_indices(len(logs))] *= 1 + 1e-12
+    weights = np.linalg.solve(covariance, crossed)  # (n, m)
+    whole = between * runs["sigma"] ** 2 + (ahead_of.T * spread) @ ahead_of
+    slopes = _slopes(fit, points, there) - _slopes(fit, own, fitted) @ weights
+    return Ahead(scale.to(there) - residual @ weights, slopes, whole - crossed.T @ weights)
+
+
+def interval(fit: Fit, found: Ahead) -> tuple[Array, Array] | None:
+    """95 % interval of a measured value; None where the fit has no covariance."""
+    if fit.covariance is None:
+        return None
+    reach = reaches(fit, found.slopes, np.diag(found.covariance))
+    return fit.scale.back(found.place - reach), fit.scale.back(found.place + reach)
+
+
+def reaches(fit: Fit, slopes: Array, variance: Array) -> Array:
+    """Half the width of 95 % intervals on the residuals' scale, shape (m,).
+
+    Args:
+        slopes: derivatives by the parameters of the fit's covariance, shape (p, m).
+        variance: besides, the parameters known, shape (m,).
+    """
+    matrix = np.array((fit.covariance or {})["matrix"])
+    spread = np.einsum("im,ij,jm->m", slopes, matrix, slopes)
+    own = t_quantiles(np.array([dict(fit.runs or {})["freedom"]]))[0]
+    found: Array = np.hypot(
+        quantiles(fit.covariance or {}, slopes) * np.sqrt(np.maximum(spread, 0.0)),
+        own * np.sqrt(np.maximum(variance, 0.0)),
+    )
+    return found
+
+
+def needs_runs(fit: Fit) -> None:
+    """Refuse a fit that knows nothing of its runs.
+
+    Raises:
+        FitError: it has each row's error independent, or is a posterior.
+    """
+    if fit.runs is None:
+        raise FitError(
+            "the fit knows nothing of its runs: a run's own points are used where it was made "
+            "with errors of runs (p2fit fit --errors runs), of curves with several rows a run"
+        )
+
+
+def _logs(rows: pl.DataFrame) -> Array:
+    if "tokens" not in rows.columns or rows["tokens"].null_count() or not rows["tokens"].min():
+        raise FitError(f"run {rows['run'][0]}: its rows need tokens above 0 to be gone on from")
+    found: Array = np.log(rows["tokens"].to_numpy().astype(float))
+    return found
+
+
+def _precision(fit: Fit, rows: pl.DataFrame) -> Array:
+    """Weights of the rows' errors."""
+    if fit.options["weights"] != "stderr":
+        return np.ones(rows.height)
+    errors = f"{fit.target}_stderr"
+    s = rows[errors].to_numpy() * fit.scale.slope(rows[fit.target].to_numpy())
+    found: Array = 1 / (s**2 + fit.options["tau"] ** 2) / dict(fit.runs or {})["unit"]
+    return found
+
+
+def _places(runs: Mapping[str, Any], logs: Array, later: Array) -> tuple[Array, Array]:
+    """Where rows and points ahead stand, along what errors are correlated."""
+    if runs["along"] == "log tokens":
+        return logs, later
+    own = np.arange(len(logs)).astype(float)
+    last = logs[-1] - logs[-2] if len(logs) > 1 else math.inf
+    place: Array = np.interp(later, logs, own) + np.maximum(later - logs[-1], 0.0) / last
+    return own, place
+
+
+def _correlation(runs: Mapping[str, Any], distance: Array) -> Array:
+    if runs["length"] == 0:
+        return np.where(distance == 0, 1.0, 0.0)
+    found: Array = np.exp(-np.abs(distance) / runs["length"])
+    return found
+
+
+def _slopes(fit: Fit, columns: Mapping[str, Any], losses: Array) -> Array:
+    """Derivatives of the places of losses by the parameters of the covariance, (p, m)."""
+    slopes = fit.law.gradient(
+        {n: float(p.estimate or 0.0) for n, p in fit.parameters.items()}, columns
+    )
+    names: Sequence[str] = fit.covariance["names"] if fit.covariance else ()
+    rows = [np.broadcast_to(slopes[n], losses.shape) for n in names]
+    found: Array = np.stack(rows) if rows else np.zeros((0, len(losses)))
+    return found * fit.scale.slope(losses)

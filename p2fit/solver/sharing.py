@@ -1,0 +1,172 @@
+"""What the rows of a run share, found from the curves themselves and put into the problem."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+import polars as pl
+
+from p2fit.arrays import Array, Index
+from p2fit.curves.options import Options
+from p2fit.solver.effects import Along, Effects
+from p2fit.solver.least_squares import minimise
+from p2fit.solver.problem import EXACT, Problem
+from p2fit.solver.search import solve
+from p2fit.solver.variances import THRESHOLD, Candidate, variances
+
+_ROUNDS = 8  # of the law and the variances in turn
+_SETTLED = 0.01  # relative change of the variances
+_ROWS = 4096  # from which variances are found; each run is thinned to its share
+_LEVELS, _CURVES = 3, 4  # runs from which they differ, rows of a run from which there is a rate
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How runs differ and their rows are correlated; deviations are on the residuals' scale, or
+    shares of the loss above base_loss."""
+
+    excess: bool
+    """Whether level and rate are shares of the loss above base_loss."""
+    level: float
+    """Standard deviation of a run's level, over the runs."""
+    rate: float
+    """Of the change of that level when the tokens grow e-fold."""
+    sigma: float
+    """Of a row's own error."""
+    along: Along
+    """Along what errors are correlated."""
+    length: float
+    """Of the places (log tokens, or rows) over which that correlation falls to 1/e; 0: none."""
+    neighbours: float
+    """Correlation of the errors of neighbouring rows at their typical distance."""
+
+
+def share(problem: Problem, frame: pl.DataFrame, options: Options) -> tuple[Problem, Sharing]:
+    """Put what rows share into a problem.
+
+    The law is fitted, the variances found from its residuals, and the law fitted again with them,
+    until they stay. A problem whose residuals are rounding is left as it is.
+    """
+    run = _numbered(frame["run"])
+    tokens = None
+    if "tokens" in frame.columns and not frame["tokens"].null_count():
+        tokens = frame["tokens"].to_numpy().astype(float)
+        tokens = tokens if tokens.min() > 0 else None
+    some = _thinned(run)
+    z, found, before = solve(problem, seed=options.seed).z, None, None
+    shared = problem
+    for turn in range(_ROUNDS):
+        fitted, jac = problem.jacobian(z)
+        residual = problem.scale.miss(fitted, problem.y)
+        if np.sqrt(np.mean(residual**2)) <= 10 * EXACT * problem.scale.typical(problem.y):
+            break
+        kinds = _kinds(problem, fitted, run, tokens, frame)
+        if found is not None and turn > 1:  # of the kind that it was twice
+            last = found.candidate
+            kinds = [
+                replace(
+                    k,
+                    effects=replace(
+                        k.effects, spread=last.effects.spread, length=last.effects.length
+                    ),
+                )
+                for k in kinds
+                if (k.excess, k.along) == (last.excess, last.along)
+            ]
+        found = variances(
+            [replace(k, effects=k.effects.rows(some)) for k in kinds],
+            residual[some],
+            _determined(jac * problem.scale.slope(fitted))[:, some],
+            robust=options.loss == "huber",
+            near=turn > 1,
+        )
+        chosen = found.candidate
+        whole = next(k for k in kinds if (k.excess, k.along) == (chosen.excess, chosen.along))
+        effects = replace(whole.effects, spread=chosen.effects.spread, length=chosen.effects.length)
+        delta = math.inf if options.loss == "squared" else options.delta or THRESHOLD * found.sigma
+        shared = replace(problem, weights=np.ones(len(run)), effects=effects, delta=delta)
+        z = minimise(shared, z[None]).z[0]
+        now = found.sigma * np.array([1.0, *effects.spread])
+        if before is not None and np.all(
+            np.abs(now - before) <= _SETTLED * (before + 0.1 * now[0])
+        ):
+            break
+        before = now
+    if found is None or shared.effects is None:
+        return problem, Sharing(False, 0.0, 0.0, 0.0, "rows", 0.0, 0.0)
+    inner = np.diff(run, prepend=-1) == 0
+    sizes = [*(found.sigma * shared.effects.spread), 0.0, 0.0]
+    return shared, Sharing(
+        excess=found.candidate.excess,
+        level=float(sizes[0]),
+        rate=float(sizes[1]),
+        sigma=found.sigma,
+        along=found.candidate.along,
+        length=shared.effects.length,
+        neighbours=float(np.median(shared.effects.near[inner])) if inner.any() else 0.0,
+    )
+
+
+def _kinds(
+    problem: Problem, fitted: Array, run: Index, tokens: Array | None, frame: pl.DataFrame
+) -> list[Candidate]:
+    """What runs may differ in, and along what their errors may be correlated."""
+    counts = np.bincount(run)
+    rows = float(np.median(counts))
+    steps = np.arange(len(run)).astype(float)
+    centred, places = np.zeros(len(run)), {"rows": steps}
+    if tokens is not None:
+        logs = np.log(tokens)
+        centred = logs - (np.bincount(run, logs) / counts)[run]
+        places = {"log tokens": logs, **places}
+    if rows < _CURVES:  # too short to see
+        places = {"rows": np.zeros(len(run))}
+    effects = 0
+    if len(counts) >= _LEVELS:
+        effects = 2 if tokens is not None and rows >= _CURVES else 1
+    levels = {False: np.ones(len(run))}
+    above = "base_loss" in problem.law.inputs
+    if above and np.array_equal(problem.offset, frame["base_loss"].to_numpy()):
+        levels[True] = (fitted - problem.offset) * problem.scale.slope(fitted)
+    return [
+        Candidate(
+            excess,
+            cast("Along", along),
+            Effects(
+                run=run,
+                place=place,
+                design=np.stack([level, level * centred])[:effects],
+                precision=problem.weights,
+                spread=np.zeros(effects),
+                length=0.0,
+            ),
+        )
+        for excess, level in levels.items()
+        for along, place in places.items()
+    ]
+
+
+def _numbered(runs: pl.Series) -> Index:
+    names = runs.cast(pl.String).to_numpy()
+    return np.concatenate([[0], np.cumsum(names[1:] != names[:-1])]).astype(int)
+
+
+def _thinned(run: Index) -> Index:
+    """Rows from which the variances are found: all, or every so many of each run."""
+    step = max(1, math.ceil(len(run) / _ROWS))
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(run)) + 1])
+    within = np.arange(len(run)) - starts[run]
+    return np.flatnonzero(within % step == 0)
+
+
+def _determined(jac: Array) -> Array:
+    """The directions (r, n) that rows (p, n) span."""
+    size = np.linalg.norm(jac, axis=1)
+    scaled = jac[size > 0] / size[size > 0, None]
+    values, vectors = np.linalg.eigh(scaled @ scaled.T)
+    kept = values > 1e-13 * values[-1]
+    spanned: Array = (vectors[:, kept] / np.sqrt(values[kept])).T @ scaled
+    return spanned
