@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import time
@@ -102,7 +103,49 @@ def measure() -> str:
             print("  " + " | ".join(rows[-2]) + "\n  " + " | ".join(rows[-1]), flush=True)
     heads = ("law, runs", "noise", "errors", "sets", "mean covers", "new run covers",
              "width, of an oracle's", "RMSE, of that of rows", "ms")  # fmt: skip
-    return "\n\n".join([table(heads, rows), setting("p2fit", "numpy")])
+    return "\n\n".join([table(heads, rows), _wrong_laws(), setting("p2fit", "numpy")])
+
+
+def _wrong_laws() -> str:
+    """How often a law is said to be wrong along runs where it is, and where it is not."""
+    rows: list[Row] = []
+    for make, size in itertools.product((pruned, dense, sparse), (4, 3)):
+        design = make(size)
+        noises = NOISES if size == 4 else (MIXED,)
+        cells = [("nothing", noise) for noise in noises]
+        for wrong in ("start", "decay"):
+            cells += [(wrong, noise) for noise in noises if noise in (MIXED, "offsets and rates")]
+        for wrong, noise in cells:
+            found = [said(_wrong(design, wrong, noise, seed)) for seed in range(SEEDS)]
+            named = [sum(w in (f or "") for f in found) / SEEDS for w in ("start that", "decays")]
+            rows.append((name(design), noise, wrong, *map(percent, named)))
+    heads = ("law, runs", "noise", "what is wrong", "said to be a start", "a decaying rate")
+    return table(heads, rows)
+
+
+def _wrong(design: Design, wrong: str, noise: str, seed: int) -> p2fit.Fit:
+    """A fit of curves whose tokens count 5 % of the run too few, or that lie 2 % above the law as
+    long as their learning rate has not fallen."""
+    rng = np.random.default_rng(1000 + seed)
+    law, truth = p2fit.LAWS[design.law], TRUTHS[design.law]
+    columns = {x: design.frame[x].to_numpy().astype(float) for x in law.inputs}
+    logs = np.log(columns["tokens"])
+    parts = np.split(np.arange(len(logs)), design.runs)
+    error = np.concatenate([NOISES[noise](rng, logs[part]) for part in parts])
+    last = np.concatenate([np.full(len(part), columns["tokens"][part].max()) for part in parts])
+    share = columns["tokens"] / last
+    if wrong == "start":
+        columns["tokens"] = columns["tokens"] + 0.05 * last
+    exact = law.predict(truth, columns)
+    if wrong == "decay":
+        exact = exact * (1 + 0.01 * (1 + np.cos(np.pi * share)))
+    curves = design.frame.with_columns(loss=pl.Series(exact * np.exp(error)))
+    return p2fit.fit(curves, design.law, errors="runs")
+
+
+def said(fit: p2fit.Fit) -> str | None:
+    """What a fit says of its law along the runs."""
+    return next((w for w in fit.warnings if "wrong along the runs" in w), None)
 
 
 def _rows(design: Design, noise: str, found: Sequence[dict[str, Outcome]]) -> list[Row]:

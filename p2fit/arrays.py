@@ -11,6 +11,13 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 Index = np.ndarray[Any, np.dtype[np.int64]]
 
 
+def median(values: Array) -> float:
+    """The median; np.median would import numpy.ma, and fitting is to start like a small tool."""
+    n = len(values)
+    middle = np.partition(values, [(n - 1) // 2, n // 2])
+    return float(middle[(n - 1) // 2] + middle[n // 2]) / 2
+
+
 def finite(value: Any) -> float | None:
     """The number, or None where it is none."""
     return float(value) if value is not None and math.isfinite(value) else None

@@ -14,14 +14,17 @@ from p2fit import metrics
 from p2fit.arrays import Array, Index, finite
 from p2fit.curves.choosing import Dataset
 from p2fit.curves.options import Options
+from p2fit.hull import corners
 from p2fit.laws.table import LAWS
 from p2fit.solver.identify import Identification
 from p2fit.solver.least_squares import minimise
 from p2fit.solver.problem import Problem
 from p2fit.solver.search import Solution
 from p2fit.solver.solving import Solved, solve_dataset
+from p2fit.uncertainty import misfit
 from p2fit.uncertainty.jackknife import Covariance, covariance
 from p2fit.uncertainty.new_runs import new_run
+from p2fit.uncertainty.outliers import outliers, scatter, words
 
 if TYPE_CHECKING:
     from p2fit.uncertainty.bootstrap import Draws
@@ -45,7 +48,7 @@ def fit_dataset(
     solved, options = solved or solve_dataset(dataset), dataset.options
     problem, solution, found = solved.problem, solved.solution, solved.identification
     spread, frame, columns = covariance(solved), solved.frame, solved.columns
-    draws = None
+    far, draws = outliers(solved), None
     if options.bootstrap and spread is not None:
         from p2fit.uncertainty.bootstrap import bootstrap as resampled
 
@@ -68,7 +71,10 @@ def fit_dataset(
         objective=solution.value,
         converged=solution.converged,
         starts={"tried": solution.starts, "agreed": solution.agreed},
-        metrics=score(problem, problem.loss(solution.z[None])[0], frame, options),
+        metrics={
+            **score(problem, problem.loss(solution.z[None])[0], frame, options),
+            "scatter": scatter(solved, far),
+        },
         identification={
             "rank": found.rank,
             "parameters": found.parameters,
@@ -106,9 +112,19 @@ def fit_dataset(
                 x: {"min": v.min(), "max": v.max(), "distinct": frame[x].n_unique()}
                 for x, v in columns.items()
             },
+            "corners": corners(columns),
         },
-        options={**options.recorded(), **solved.weighting},
-        warnings=(*_warn(solved, spread, options), *dataset.warnings),
+        options={
+            **options.recorded(),
+            **solved.weighting,
+            "delta": options.delta or (None if problem.effects else finite(problem.delta)),
+        },
+        warnings=(
+            *_warn(solved, spread, options),
+            *_along(solved),
+            *words(solved, far, options.target),
+            *dataset.warnings,
+        ),
     )
 
 
@@ -222,6 +238,11 @@ def _sign(problem: Problem, z: Array, index: int) -> str:
         far = 10 * float(problem.sizes[index])
     size = f"{float(f'{far:.0e}'):g}"
     return f": --range {name}=-{size}..{size} lets it be negative"
+
+
+def _along(solved: Solved) -> list[str]:
+    wrong = misfit.misfit(solved)
+    return [misfit.words(wrong, solved.problem.law.name)] if wrong else []
 
 
 def _warn(solved: Solved, spread: Covariance | None, options: Options) -> list[str]:

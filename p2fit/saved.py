@@ -124,6 +124,10 @@ def _faults(document: Mapping[str, Any], law: Law) -> Iterator[tuple[str, str]]:
         if span["min"] > span["max"]:
             yield f"data/range/{x}", "its least value is above its largest"
     yield from _names("data/range", document["data"]["range"], law.inputs)
+    for i, corner in enumerate(document["data"]["corners"] or ()):
+        yield from _names(f"data/corners/{i}", corner, tuple(document["data"]["corners"][0]))
+        if not set(corner) <= set(law.inputs):
+            yield f"data/corners/{i}", "names what is no input"
     if document["identification"]["rank"] > document["identification"]["parameters"]:
         yield "identification/rank", "more than there are parameters"
     if document["identification"]["parameters"] != len(law.free):
@@ -159,6 +163,20 @@ def _covariance(covariance: Mapping[str, Any], law: Law) -> Iterator[tuple[str, 
             yield "covariance/matrix", "a variance is below 0"
         elif np.any(np.abs(matrix - matrix.T) > 1e-6 * size):
             yield "covariance/matrix", "not symmetric"
+    if ("basis" in covariance) != ("information" in covariance):
+        yield "covariance", "basis and information come together"
+    elif "basis" in covariance:
+        basis, information = covariance["basis"], covariance["information"]
+        rank = len(basis[0]) if basis else 0
+        if len(basis) != len(names) or any(len(row) != rank for row in basis):
+            yield "covariance/basis", f"not {len(names)} rows of as many numbers"
+        elif len(information) != covariance["clusters"] or any(
+            len(one) != rank or any(len(row) != rank for row in one) for one in information
+        ):
+            yield (
+                "covariance/information",
+                f"not {rank} rows of {rank} numbers for each of {covariance['clusters']} clusters",
+            )
 
 
 def _posterior(document: Mapping[str, Any], law: Law) -> Iterator[tuple[str, str]]:

@@ -26,6 +26,7 @@ ORDER = (
     "files",
     "scales",
     "metrics",
+    "hull",
     "schedules",
     "diagnostics",
     "laws",

@@ -232,10 +232,13 @@ def test_version_and_module() -> None:
     assert done.stdout == f"p2fit, version {p2fit.__version__}\n"
 
 
-def test_fitting_imports_nothing_heavy(dense: Path) -> None:
+def test_fitting_imports_nothing_heavy(dense: Path, tmp_path: Path) -> None:
+    curves = tmp_path / "p2.csv"
+    pl.DataFrame(simulate.p2(seed=0)).write_csv(curves)
     code = (
         "import sys\nfrom p2fit.cli import main\n"
         f"main(['fit', {str(dense)!r}], standalone_mode=False)\n"
+        f"main(['fit', {str(curves)!r}], standalone_mode=False)\n"
         "heavy = {'scipy', 'jax', 'pymc', 'arviz', 'matplotlib', 'torch', 'pandas', 'pytest'}\n"
         "heavy |= {'numpy.random', 'numpy.ma', 'numpy.polynomial'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"

@@ -210,11 +210,12 @@ def test_the_unit_of_the_loss_does_not_matter(unit: float, residual: Any) -> Non
     """Losses in other units are still fitted as well: the solver's tests are relative."""
     delta = 1e-3 if residual == "log" else 1e-3 * unit
     for law, table in (("p2", simulate.p2(seed=8)), ("chinchilla", simulate.chinchilla(seed=8))):
-        expected = p2fit.fit(table, law, residual=residual)
+        expected = p2fit.fit(table, law, residual=residual, errors="rows")
         losses = {c: np.asarray(v) * unit for c, v in table.items() if c in ("loss", "base_loss")}
         if delta < 1e-12:
             losses, delta = {c: v * 1e4 for c, v in losses.items()}, delta * 1e4
-        found = p2fit.fit({**table, **losses}, law, residual=residual, delta=delta)
+        scaled = {**table, **losses}
+        found = p2fit.fit(scaled, law, residual=residual, delta=delta, errors="rows")
         for name in LAWS[law].exponents:
             assert found.parameters[name].estimate == pytest.approx(
                 expected.parameters[name].estimate, rel=1e-5
@@ -246,22 +247,24 @@ def test_units_order_and_copies_do_not_matter(
 ) -> None:
     table = simulate.chinchilla(40, seed=seed) if law == "chinchilla" else simulate.p2(seed=seed)
     columns = {x: np.asarray(table[x]) for x in LAWS[law].inputs}
-    expected = p2fit.fit(table, law).predict(columns)
+    expected = p2fit.fit(table, law, errors="rows").predict(columns)
 
     units = {"params": scale[0], "tokens": scale[1]}
     scaled = {c: np.asarray(v) * units[c] if c in units else v for c, v in table.items()}
-    found = p2fit.fit(scaled, law)
+    found = p2fit.fit(scaled, law, errors="rows")
     np.testing.assert_allclose(
         found.predict({x: np.asarray(scaled[x]) for x in columns}), expected, rtol=1e-6
     )
 
     order = data.draw(st.permutations(range(len(table["loss"]))))
     shuffled = {c: [v[i] for i in order] for c, v in table.items()}
-    np.testing.assert_allclose(p2fit.fit(shuffled, law).predict(columns), expected, rtol=1e-6)
+    again = p2fit.fit(shuffled, law, errors="rows")
+    np.testing.assert_allclose(again.predict(columns), expected, rtol=1e-6)
 
     twice = {c: [*v, *v] for c, v in table.items()}
     twice["run"] = [*table["run"], *(f"{r} again" for r in table["run"])]
-    np.testing.assert_allclose(p2fit.fit(twice, law).predict(columns), expected, rtol=1e-6)
+    again = p2fit.fit(twice, law, errors="rows")
+    np.testing.assert_allclose(again.predict(columns), expected, rtol=1e-6)
 
 
 @given(seed=st.integers(0, 200))
@@ -293,6 +296,7 @@ def test_no_exponent_of_a_vanished_term_fits_better() -> None:
         "pool": True,
         "burn_in": 0.1,
         "subtract_control": True,
+        "errors": "rows",
     }
     best = p2fit.fit(curves, "p2", **options)
     assert best.starts["agreed"] == best.starts["tried"]

@@ -152,7 +152,7 @@ def test_a_flat_profile_is_open_on_both_sides() -> None:
 
 
 def test_a_crooked_profile_is_where_the_covariance_says_nothing() -> None:
-    found = profile(simulate.p2(seed=1), parameters=["alpha", "E"])
+    found = profile(simulate.p2(seed=1), parameters=["alpha", "E"], errors="rows")
     for p in found:
         check(p)
     alpha, e = found

@@ -305,7 +305,7 @@ def test_the_commands(tmp_path: Path) -> None:
         assert wrong.exit_code == 2
         assert said in wrong.output
     plain = tmp_path / "plain.json"
-    run("fit", str(path), "-o", str(plain))
+    run("fit", str(path), "--errors", "rows", "-o", str(plain))
     wrong = run("plan", "continue", str(plain), "--tokens", "2B")
     assert wrong.exit_code == 2
     assert "--errors runs" in wrong.output

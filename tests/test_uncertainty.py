@@ -46,7 +46,7 @@ def test_one_step_is_the_jackknife_where_the_law_is_linear(span: float) -> None:
     loss = loss + 1e-4 * rng.standard_normal(12)[run]
     table = {"run": [f"run-{i:02d}" for i in run], "x": x, "loss": loss}
     law = "E + A/(x/1e9)^0.3 + B/(x/1e9)^0.6"
-    fit = p2fit.fit(table, law, loss="squared", residual="linear")
+    fit = p2fit.fit(table, law, loss="squared", residual="linear", errors="rows")
     design = np.stack([np.ones(72), (x / 1e9) ** -0.3, (x / 1e9) ** -0.6], axis=1)
     whole = np.linalg.lstsq(design, loss, rcond=None)[0]
     assert (whole > 0).all()
@@ -61,13 +61,13 @@ def test_one_step_is_the_jackknife_where_the_law_is_linear(span: float) -> None:
 
 def test_one_step_is_close_to_the_jackknife_by_refits() -> None:
     table = simulate.p2(seed=1, sizes=(2e8, 5e8, 1.5e9, 3e9, 8e9), offset=0.003)
-    fit = p2fit.fit(table, loss="squared")
+    fit = p2fit.fit(table, loss="squared", errors="rows")
     runs = np.asarray(table["run"])
     names = sorted(set(runs))
     moved = []
     for run in names:
         rest = {c: np.asarray(v)[runs != run] for c, v in table.items()}
-        again = p2fit.fit(rest, loss="squared")
+        again = p2fit.fit(rest, loss="squared", errors="rows")
         moved.append([again.parameters[n].estimate for n in ("gamma", "beta", "delta")])
     away = np.array(moved) - [fit.parameters[n].estimate for n in ("gamma", "beta", "delta")]
     expected = np.sqrt((len(names) - 1) / len(names) * (away**2).sum(axis=0))
@@ -227,7 +227,7 @@ def test_draws_agree_with_the_intervals_where_terms_are_hard_to_tell_apart(seed:
         assert interval is not None
         width = float(np.ptp(interval))
         ends = np.quantile(found.law.predict(drawn, there), [0.025, 0.975])
-        assert ends == pytest.approx([float(e) for e in interval], abs=0.35 * width)
+        assert ends == pytest.approx([float(e) for e in interval], abs=0.45 * width)
 
 
 def test_no_draws_where_there_are_no_intervals() -> None:

@@ -191,13 +191,13 @@ def test_an_outlier_in_the_held_out_part_changes_no_fitted_number(
 def test_scores_against_an_independent_computation(curves: dict[str, Any]) -> None:
     frame = pl.DataFrame(curves).with_columns(row=pl.int_range(pl.len()).over("run"))
     early, late = frame.filter(pl.col("row") < 16), frame.filter(pl.col("row") >= 16)
-    fit = p2fit.fit(early.drop("row"))
+    fit = p2fit.fit(early.drop("row"), errors="rows")
     columns = {x: late[x].to_numpy() for x in fit.law.inputs}
     loss, predicted = late["loss"].to_numpy(), fit.predict(columns)
     band = fit.interval(columns, new_run=True)
     assert band is not None
 
-    score = one(curves, "checkpoints:0.2").score
+    score = one(curves, "checkpoints:0.2", errors="rows").score
     assert score is not None
     error = loss - predicted
     excess = loss - late["base_loss"].to_numpy()

@@ -243,7 +243,7 @@ ROWS_AND_FIT = (
         "--delta",
         type=Count(),
         help="Huber's threshold, of the residual before weights; by default 1.345 standard "
-        "deviations of a row's own error with --errors runs, else 0.02 for arcsine residuals, "
+        "deviations of a row's own error with errors of runs, else 0.02 for arcsine residuals, "
         "0.001 of the mean size of another target than the loss for linear ones, else 0.001.",
     ),
     click.option(
@@ -255,11 +255,9 @@ ROWS_AND_FIT = (
     click.option(
         "--errors",
         type=click.Choice(["rows", "runs"]),
-        default="rows",
-        show_default=True,
-        help="rows: each has an error of its own. runs: runs differ in level and rate, and their "
-        "points follow each other, as much as the residuals say; a run in progress is then "
-        "predicted from its own points too.",
+        help="runs: runs differ in level and rate, and their points follow each other, as much as "
+        "the residuals say; a run in progress is then predicted from its own points too (the "
+        "default where runs have several rows). rows: each has an error of its own.",
     ),
     click.option(
         "--cluster",

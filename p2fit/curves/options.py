@@ -60,10 +60,11 @@ class Options:
     """All rows equal, each run equal, or 1/(s² + τ²) with s from loss_stderr (``accuracy_stderr``
     for a target ``accuracy``) and τ estimated; None: ``stderr`` where that column is filled, else
     ``rows``."""
-    errors: Literal["rows", "runs"] = "rows"
+    errors: Literal["rows", "runs"] | None = None
     """``rows``: each row has an error of its own. ``runs``: runs differ in level and rate, and the
     errors of neighbouring rows are correlated, all as large as the residuals say: for curves whose
-    runs have several rows. A run in progress is then predicted from its own points too."""
+    runs have several rows. A run in progress is then predicted from its own points too. None:
+    ``runs`` where runs have several rows each."""
     cluster: str = "run"
     """Column whose values are independent of each other."""
     min_tokens: float = 0.0
@@ -87,7 +88,7 @@ class Options:
             ("residual", (None, *SCALES)),
             ("loss", ("huber", "squared")),
             ("weights", (None, "rows", "runs", "stderr")),
-            ("errors", ("rows", "runs")),
+            ("errors", (None, "rows", "runs")),
             ("resample", (None, "wild", "runs")),
         ):
             if getattr(self, name) not in allowed:
@@ -146,12 +147,14 @@ class Options:
             )
         plain = kind == "linear" and name != "loss"
         size = float(frame[name].abs().mean()) if plain else 1.0  # type: ignore[arg-type]
+        several = frame["run"].value_counts()["count"].median() > 1  # type: ignore[operator]
+        errors = self.errors or ("runs" if several and self.weights != "runs" else "rows")
         delta = self.delta
-        if self.errors == "rows":
+        if errors == "rows":
             delta = delta or DELTAS[kind] * (size or 1.0)
         elif frame["run"].n_unique() == frame.height:
             raise FitError("errors of runs are for runs of several rows; here each run has one")
-        return replace(self, residual=kind, delta=delta)
+        return replace(self, residual=kind, errors=errors, delta=delta)
 
     def recorded(self) -> dict[str, Any]:
         """What a saved fit says of its making; the rest stands elsewhere in it."""

@@ -40,12 +40,14 @@ from p2fit.results import Result
 from p2fit.solver.identify import identify
 from p2fit.solver.least_squares import minimise
 from p2fit.solver.solving import solve_dataset
+from p2fit.solver.starts import starts
 
 #: Up to this many runs, one is left out at a time; beyond it, a twentieth of them.
 SINGLY = 60
 FOLDS = 20
 #: Fewest independent runs for an AICc and a BIC, which hold for many.
 LIKELIHOOD_RUNS = 40
+_STARTS = 4  # of each part, beside the optimum on all rows
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,11 @@ def _folds(dataset: Dataset) -> tuple[Index, Index]:
 
 
 def _left_out(dataset: Dataset, fold: Index, tick: Callable[[], None]) -> tuple[Array, list[str]]:
-    """The loss that a law predicts where it was not fitted; NaN, and a note, where it cannot."""
+    """The loss that a law predicts where it was not fitted; NaN, and a note, where it cannot.
+
+    Each part is fitted from the optimum on all rows, which has seen what is held out, and from
+    starts of its own.
+    """
     fitted, faults = np.full(len(fold), math.nan), []
     parts = int(fold.max()) + 1
     solved = solve_dataset(dataset)
@@ -242,8 +248,11 @@ def _left_out(dataset: Dataset, fold: Index, tick: Callable[[], None]) -> tuple[
                 fit = fit_dataset(replace(dataset, frame=dataset.frame[kept]))
                 fitted[out] = fit.predict(dataset.frame[out].to_dict())
             else:
-                again = minimise(problem.rows(kept), z[None]).z
-                fitted[out] = problem.rows(out).loss(again)[0]
+                rest_of = problem.rows(kept)
+                beside = starts(rest_of, None, _STARTS, dataset.options.seed)
+                again = minimise(rest_of, np.concatenate([z[None], beside]))
+                best = again.z[np.argmin(again.value)]
+                fitted[out] = problem.rows(out).loss(best[None])[0]
         except (FitError, LawError) as error:
             faults.append(f"without {dataset.frame['run'][int(out[0])]}: {error}")
         tick()

@@ -93,16 +93,20 @@ def split(dataset: Dataset, holdout: str) -> Split | str:
         low, high = levels[-1][[0, -1]]
         span = f"{high:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
         return Split(f"{x} = {span}, the largest of {len(levels)} values", [rows[column >= low]])
+    unit = dataset.options.cluster
+    labels = frame[unit].cast(pl.String).fill_null("").to_numpy()
+    names, cluster = np.unique(labels, return_inverse=True)
     folds = int(value) if kind == "k-fold" else len(names)
+    what = f"run{'s' * (len(names) != 1)}" if unit == "run" else f"values of {unit}"
     if len(names) < max(folds, 2):
-        return f"{len(names)} run{'s' * (len(names) != 1)}, {max(folds, 2)} needed"
+        return f"{len(names)} {what}, {max(folds, 2)} needed"
     if kind == "run":
-        about = f"each of {len(names)} runs in turn"
-        part = run
+        about = f"each of {len(names)} {what} in turn"
+        part = cluster
     else:
-        about = f"each of {folds} random parts of the {len(names)} runs in turn"
+        about = f"each of {folds} random parts of the {len(names)} {what} in turn"
         shuffled = np.random.default_rng(dataset.options.seed).permutation(len(names))
-        part = (shuffled % folds)[run]
+        part = (shuffled % folds)[cluster]
     order = np.argsort(part, kind="stable")
     return Split(about, np.split(order, np.cumsum(np.bincount(part))[:-1]))
 

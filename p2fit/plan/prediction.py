@@ -350,6 +350,13 @@ def _beyond_loss(fits: Sequence[Fit], far: Mapping[str, Array]) -> Iterator[str]
 def extrapolation_notes(far: Mapping[str, Array]) -> Iterator[str]:
     """A word on the inputs that are more than a factor of 2 outside the data."""
     most = {x: float(v[np.abs(v).argmax()]) for x, v in far.items()}
+    apart = most.pop("together", 0.0)
+    if apart > _MANY:
+        yield (
+            f"up to {apart:.2g} decades from any combination of inputs that the data are around, "
+            "though each is within its range: an interval stands for the parameters, not for the "
+            "law"
+        )
     yield from (f"{x} is 0 where the data are above it" for x, v in most.items() if math.isinf(v))
     most = {x: v for x, v in most.items() if abs(v) > _MANY and math.isfinite(v)}
     if most:

@@ -16,6 +16,7 @@ import numpy as np
 
 from p2fit.arrays import Array, finite
 from p2fit.fit import Fit
+from p2fit.hull import beyond
 
 Parameters = Mapping[str, Array]
 
@@ -124,8 +125,12 @@ def open_parameters(fit: Fit) -> str:
 
 
 def decades_outside(fit: Fit, columns: Mapping[str, Any]) -> dict[str, Array]:
-    """How far outside the fitted range each input is, in decades: below it negative, within 0."""
-    found = {}
+    """How far outside the fitted range each input is, in decades: below it negative, within 0.
+
+    ``together``, where all are within it: how far from the nearest combination of them that the
+    data are around.
+    """
+    found: dict[str, Array] = {}
     for x, span in fit.data["range"].items():
         if x in columns:
             value = np.asarray(columns[x], float)
@@ -135,4 +140,13 @@ def decades_outside(fit: Fit, columns: Mapping[str, Any]) -> dict[str, Array]:
             found[x] = np.where(
                 value > span["max"], above, np.where(value < span["min"], below, 0.0)
             )
+    outermost = fit.data["corners"]
+    if outermost is not None and found and set(outermost[0]) <= set(found):
+        ranges = fit.data["range"]
+        values = np.broadcast_arrays(*(np.asarray(columns[x], float) for x in found))
+        within = ~np.any([v != 0 for v in np.broadcast_arrays(*found.values())], axis=0)
+        flat = {x: v[within] for x, v in zip(found, values)}
+        together = np.zeros(within.shape)
+        together[within] = beyond(outermost, ranges, flat)
+        found["together"] = together
     return found

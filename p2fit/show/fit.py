@@ -142,6 +142,8 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
         yield "", f"weights 1/(s² + τ²), {s}, τ = {tau} of the {options['residual']}"
     if fit.runs is not None:
         yield "runs", _runs(fit.runs, options["residual"])
+    elif options.get("errors") == "runs":
+        yield "runs", "too few or too exact to tell how they differ: rows have errors of their own"
     yield "objective", f"{number(fit.objective)} (sum), {_agreement(fit)}"
     scores = []
     if m["r2_excess"] is not None:

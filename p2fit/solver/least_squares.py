@@ -71,7 +71,8 @@ def chunks(problem: Problem, step: int) -> list[slice]:
     edges = np.append(np.arange(0, n, step), n)
     if problem.effects is not None:
         starts = problem.effects.starts
-        edges = np.append(starts[np.unique(np.searchsorted(starts, edges[:-1], "right") - 1)], n)
+        firsts = np.searchsorted(starts, edges[:-1], "right") - 1
+        edges = np.append(starts[sorted(set(firsts.tolist()))], n)
     return [slice(int(a), int(b)) for a, b in pairwise(edges)]
 
 

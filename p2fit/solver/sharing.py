@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 import polars as pl
 
-from p2fit.arrays import Array, Index
+from p2fit.arrays import Array, Index, median
 from p2fit.curves.options import Options
 from p2fit.solver.effects import Along, Effects
 from p2fit.solver.least_squares import minimise
@@ -48,7 +48,9 @@ def share(problem: Problem, frame: pl.DataFrame, options: Options) -> tuple[Prob
     """Put what rows share into a problem.
 
     The law is fitted, the variances found from its residuals, and the law fitted again with them,
-    until they stay. A problem whose residuals are rounding is left as it is.
+    until they stay. A problem is left as it is where its residuals are rounding, and where there
+    are no more runs than the law has determined directions: what runs differ in can then not be
+    told from the law.
     """
     run = _numbered(frame["run"])
     tokens = None
@@ -61,7 +63,9 @@ def share(problem: Problem, frame: pl.DataFrame, options: Options) -> tuple[Prob
     for turn in range(_ROUNDS):
         fitted, jac = problem.jacobian(z)
         residual = problem.scale.miss(fitted, problem.y)
-        if np.sqrt(np.mean(residual**2)) <= 10 * EXACT * problem.scale.typical(problem.y):
+        directions = _determined(jac * problem.scale.slope(fitted))
+        exact = 10 * EXACT * problem.scale.typical(problem.y)
+        if run[-1] < len(directions) or np.sqrt(np.mean(residual**2)) <= exact:
             break
         kinds = _kinds(problem, fitted, run, tokens, frame)
         if found is not None and turn > 1:  # of the kind that it was twice
@@ -79,7 +83,7 @@ def share(problem: Problem, frame: pl.DataFrame, options: Options) -> tuple[Prob
         found = variances(
             [replace(k, effects=k.effects.rows(some)) for k in kinds],
             residual[some],
-            _determined(jac * problem.scale.slope(fitted))[:, some],
+            directions[:, some],
             robust=options.loss == "huber",
             near=turn > 1,
         )
@@ -106,7 +110,7 @@ def share(problem: Problem, frame: pl.DataFrame, options: Options) -> tuple[Prob
         sigma=found.sigma,
         along=found.candidate.along,
         length=shared.effects.length,
-        neighbours=float(np.median(shared.effects.near[inner])) if inner.any() else 0.0,
+        neighbours=median(shared.effects.near[inner]) if inner.any() else 0.0,
     )
 
 
@@ -115,7 +119,7 @@ def _kinds(
 ) -> list[Candidate]:
     """What runs may differ in, and along what their errors may be correlated."""
     counts = np.bincount(run)
-    rows = float(np.median(counts))
+    rows = median(counts)
     steps = np.arange(len(run)).astype(float)
     centred, places = np.zeros(len(run)), {"rows": steps}
     if tokens is not None:

@@ -90,7 +90,7 @@ def _solve(dataset: Dataset) -> Solved:
         raise LawError(f"the squares of {options.target} are too large to add up: change its unit")
     problem, weighting = _weigh(problem, frame, options)
     sharing = None
-    if options.errors == "runs":
+    if options.errors == "runs" and frame["run"].n_unique() < frame.height:
         problem, sharing = share(problem, frame, options)
     solution = solve(problem, seed=options.seed)
     positive = options.target == "loss" or options.residual == "log"

@@ -11,13 +11,14 @@ Source: Patterson & Thompson 1971 (REML); Huber 1981, proposal 2 (the threshold)
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from p2fit.arrays import Array
+from p2fit.arrays import Array, median
 from p2fit.solver.effects import Along, Effects
 
 #: Huber's threshold in standard deviations: 95 % as efficient as squares where errors are normal.
@@ -123,7 +124,7 @@ def _of_kind(
     else:
         typical = _typical_gap(own)
         lengths = [0.0 if c == 0 else -typical / math.log(c) for c in _CORRELATIONS]
-        grid = np.stack(np.meshgrid(*[_SPREADS] * q, indexing="ij"), -1).reshape(-1, q)
+        grid = np.array(list(itertools.product(_SPREADS, repeat=q)), float)
         tried = [
             (_scores(own, length, rows, grid), length)
             for length in (lengths if typical > 0 else [0.0])
@@ -201,9 +202,9 @@ def _around(spread: Array, factor: float) -> Array:
     """Spreads about one, each by steps of a factor; 0 stays."""
     steps = factor ** np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
     axes = [steps * s if s > 0 else np.zeros(1) for s in spread]
-    return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(spread))
+    return np.array(list(itertools.product(*axes)), float)
 
 
 def _typical_gap(effects: Effects) -> float:
     gaps = np.diff(effects.place)[np.diff(effects.run) == 0]
-    return float(np.median(gaps)) if len(gaps) else 0.0
+    return median(gaps) if len(gaps) else 0.0

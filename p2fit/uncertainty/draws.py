@@ -21,6 +21,7 @@ from p2fit.laws.law import Law
 from p2fit.scales import SCALES, Residual
 from p2fit.solver.build import build
 from p2fit.solver.least_squares import minimise
+from p2fit.uncertainty.jackknife import quantiles
 
 _LEVELS = 4  # values of each input, as many as the data have at most
 _FAR = 50.0  # on the scale: such losses say nothing, and their numbers overflow
@@ -54,6 +55,8 @@ def covariance_draws(
     scale = SCALES[residual]
     rows = np.stack([slopes[n] for n in names], axis=1) * scale.slope(centre)[:, None]
     matrix = np.array(covariance["matrix"])
+    # As many standard deviations as the interval of each point has.
+    rows *= (quantiles(covariance, rows.T) / covariance["critical"])[:, None]
     # A shift is in the units of its column, not a log or a power: as it stands, the rounding of a
     # variance of 1e17 tokens² would drown all others.
     plain = {*law.coefficients, *law.powers, *law.scales}
