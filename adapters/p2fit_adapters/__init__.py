@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from p2fit_adapters.distillation import Distillation, distillations
     from p2fit_adapters.errors import RunError
     from p2fit_adapters.estimate import Planned, makespan, plan
     from p2fit_adapters.jobs import Job, Sweep
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 # torch is imported when something is asked for, so that the command's help does not wait for it.
 _MODULES = {
+    "distillation": ("Distillation", "distillations"),
     "errors": ("RunError",),
     "estimate": ("Planned", "makespan", "plan"),
     "jobs": ("Job", "Sweep"),
@@ -54,6 +56,7 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 
 __all__ = [
     "Counts",
+    "Distillation",
     "Job",
     "Outcome",
     "Planned",
@@ -73,6 +76,7 @@ __all__ = [
     "combinations",
     "count_parameters",
     "counts_after",
+    "distillations",
     "evaluate",
     "load_model",
     "makespan",

@@ -17,6 +17,7 @@ import torch
 from transformers.utils import logging
 
 from p2fit_adapters import checkpoints, curves
+from p2fit_adapters.distillation import Teacher
 from p2fit_adapters.errors import RunError
 from p2fit_adapters.progress import Report, on_main_process
 from p2fit_adapters.text import Text, TextSource, prepare
@@ -106,6 +107,10 @@ class Run(ABC, Generic[Ended]):
         """Folder or hub id whose tokenizer is used; None to train one."""
         return self.settings.model
 
+    def teacher(self, text: Text, vocabulary: int) -> Teacher | None:
+        """Whom the model learns from besides the text, ready to be asked."""
+        return None
+
     def after_step(self, trainer: Trainer, meta: Mapping[str, Any]) -> None:
         """What is done after each step, before its evaluation."""
 
@@ -180,7 +185,8 @@ class Run(ABC, Generic[Ended]):
         text = self.prepare_text(meta["vocabulary"], self.tokenizer_of(meta))
         if text.meta != meta["text"]:
             raise RunError(f"{self.folder}: the text has changed since the run was begun")
-        trainer = Trainer.load(self.accelerator, checkpoint, text, self.training)
+        teacher = self.teacher(text, meta["vocabulary"])
+        trainer = Trainer.load(self.accelerator, checkpoint, text, self.training, teacher)
         self.report.say(f"{self.settings.name}: going on from {checkpoint}")
         return trainer, meta, curves.read_rows(self.folder)
 

@@ -18,10 +18,11 @@
     tokens = ["20x"]                        # 20 tokens per parameter
     save_model = true
 
-    [[post-train]]                          # models x methods x rates x criteria x tokens x seeds
+    [[post-train]]                          # models x methods x rates x criteria x teachers x …
     models = ["small", "qwen"]
     methods = ["depth", "2:4"]
     rates = [0.15, 0.3]
+    teachers = ["none", "self"]             # and distil_weight, teacher_top_k
     tokens = [1e6, "2x"]
     seeds = [1, 2]
     lr = { small = 1e-3, qwen = 1e-5 }      # any field of Training, also by model
@@ -39,6 +40,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from p2fit_adapters.distillation import SELF, Distillation, distillations
 from p2fit_adapters.errors import RunError
 from p2fit_adapters.jobs import POST_TRAIN, PRETRAIN, Job, Sweep
 from p2fit_adapters.models import count_parameters, load_config, meta_model, new_config
@@ -56,6 +58,7 @@ _KEYS = {
     | _TRAINING,
     POST_TRAIN: {"models", "tokens", "seeds", "save_model", "methods", "rates", "criteria"}
     | {"control", "dimensions", "calibration_windows"}
+    | {"teachers", "distil_weight", "teacher_top_k"}
     | _TRAINING,
 }
 
@@ -139,7 +142,7 @@ class _File:
         if self.text.train_tokens is None:
             text = replace(self.text, train_tokens=longest)
             self.jobs = [replace(j, settings=replace(j.settings, text=text)) for j in self.jobs]
-        return Sweep(self.jobs, threads, self.configs)
+        return Sweep(self.jobs, threads, self.configs, self.sizes)
 
     def made(self, where: str, kind: Any, values: Mapping[str, Any]) -> Any:
         try:
@@ -296,7 +299,15 @@ class _File:
                 **shape,
             )
             left = {id(pruning): counts_after(config, pruning).total for pruning in prunings}
-        except RunError as error:
+            taught = [
+                (distillation, self.teacher_params(distillation, name))
+                for distillation in distillations(
+                    self.list_of(where, block, "teachers", []),
+                    block.get("distil_weight"),
+                    block.get("teacher_top_k"),
+                )
+            ]
+        except (RunError, TypeError) as error:
             raise self.fail(where, f"{name}: {error}") from None
         return [
             Job(
@@ -308,15 +319,26 @@ class _File:
                     training,
                     revision=table.get("revision"),
                     label=name,
+                    distillation=distillation,
                     save_model=block.get("save_model", False),
                 ),
                 self.out / POST_TRAIN,
                 left[id(pruning)],
                 needs,
+                params,
             )
             for training in self.trainings(where, block, name)
             for pruning in prunings
+            for distillation, params in taught
         ]
+
+    def teacher_params(self, distillation: Distillation | None, name: str) -> int:
+        """Of the teacher of a model."""
+        if distillation is None:
+            return 0
+        if distillation.teacher == SELF:
+            return self.sizes[name]
+        return count_parameters(meta_model(load_config(distillation.teacher))).total
 
     def base(self, where: str, name: str) -> Job:
         """The run that trains a model which others prune."""

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
+from p2fit_adapters.distillation import Teacher
 from p2fit_adapters.errors import RunError
-from p2fit_adapters.loss import next_token_loss
+from p2fit_adapters.loss import Objective
 from p2fit_adapters.models import from_config
 from p2fit_adapters.pruning.masks import Masks
 from p2fit_adapters.text import Text
@@ -204,8 +205,15 @@ class Trainer:
     """A model in training, on its device; ``step`` counts the steps done."""
 
     def __init__(
-        self, accelerator: Any, model: Any, masks: Masks, text: Text, training: Training
+        self,
+        accelerator: Any,
+        model: Any,
+        masks: Masks,
+        text: Text,
+        training: Training,
+        teacher: Teacher | None = None,
     ) -> None:
+        self.teacher = teacher
         self.accelerator, self.masks, self.text, self.training = accelerator, masks, text, training
         self.seq_len = text.train.shape[1]
         self.windows = training.windows_per_step(self.seq_len)
@@ -229,7 +237,8 @@ class Trainer:
             betas=(0.9, 0.95),
             fused=True,
         )
-        model.loss_function = next_token_loss
+        self.objective = Objective(teacher.settings.weight if teacher else 0.0)
+        model.loss_function = self.objective
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         # Autocast is entered here, once a step, and no logits are to be copied to fp32.
         accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
@@ -254,19 +263,23 @@ class Trainer:
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.training.lr_at(self.step, self.steps)
-        batch = self.text.batch(self.step * self.windows, self.windows, self.training.seed)
-        mine = batch[self.accelerator.process_index :: self.accelerator.num_processes]
-        parts = mine.split(self.training.batch_size)
+        numbers = self.text.numbers(self.step * self.windows, self.windows, self.training.seed)
+        mine = numbers[self.accelerator.process_index :: self.accelerator.num_processes]
+        size = self.training.batch_size
+        parts = [mine[i : i + size] for i in range(0, len(mine), size)]
         total = torch.zeros((), device=self.accelerator.device)
         device = self.accelerator.device
         with self.accelerator.autocast():  # around all parts: weights are cast once
             for i, part in enumerate(parts):
                 with self._synchronized(last=i == len(parts) - 1):
-                    ids = part.to(device)
+                    ids = self.text.windows(part).to(device)
+                    if self.teacher:
+                        self.objective.guide = self.teacher.guide(part, ids)
                     loss = self.model(input_ids=ids, labels=ids).loss * (len(part) / len(mine))
                     with torch.autocast(device.type, enabled=False):
                         self.accelerator.backward(loss)
                     total += loss.detach()
+        self.objective.guide = None
         self.masks.drop_gradients(self.plain_model)
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.training.clip)
         self.optimizer.step()
@@ -293,7 +306,14 @@ class Trainer:
             (folder / "step").write_text(str(self.step))
 
     @classmethod
-    def load(cls, accelerator: Any, folder: Path, text: Text, training: Training) -> Trainer:
+    def load(
+        cls,
+        accelerator: Any,
+        folder: Path,
+        text: Text,
+        training: Training,
+        teacher: Teacher | None = None,
+    ) -> Trainer:
         """Go on from what :meth:`save` wrote.
 
         Raises:
@@ -307,7 +327,7 @@ class Trainer:
             raise RunError(f"{folder}: was written {how} FSDP: launch the run as it was begun")
         model = from_config(AutoConfig.from_pretrained(folder))
         masks = Masks.load(folder / "masks.safetensors")
-        trainer = cls(accelerator, model, masks, text, training)
+        trainer = cls(accelerator, model, masks, text, training, teacher)
         accelerator.load_state(str(folder))
         trainer.step = int((folder / "step").read_text())
         trainer._forget_step_before_first()

@@ -64,6 +64,26 @@ from p2fit_adapters.cli.output import make_report, print_results
     default=True,
     help="Also train the unpruned model on the same tokens (the default).",
 )
+@click.option(
+    "--teacher",
+    "teachers",
+    multiple=True,
+    metavar="TEACHER",
+    help="Distil from self, the model before pruning, or from a folder or hub id; none is plain "
+    "training (the default). Repeatable: --teacher none --teacher self.",
+)
+@click.option(
+    "--distil-weight",
+    type=Share(),
+    help="Share of the loss that is the divergence from the teacher; the rest is cross-entropy. "
+    "90% without it.",
+)
+@click.option(
+    "--teacher-top-k",
+    type=click.IntRange(min=1),
+    help="Ask the teacher before training, once for each window, and keep its so many most "
+    "probable tokens on disk: for one that is large, or asked by many runs.",
+)
 @count_option("--tokens", "100M", "Training tokens of each run.")
 @evaluation_options
 @count_option("--calibration", "128", "Windows that pruning is calibrated on.")
@@ -78,6 +98,9 @@ def post_train(
     criteria: tuple[str, ...],
     dimensions: str,
     control: bool,
+    teachers: tuple[str, ...],
+    distil_weight: float | None,
+    teacher_top_k: int | None,
     calibration: int,
     out: str,
     as_json: bool,
@@ -85,17 +108,20 @@ def post_train(
 ) -> None:
     """Prune a model, train it on, and write how the held-out loss falls.
 
-    One run for each method, rate and criterion, and one of the unpruned model beside them. The rows
-    go to OUT/curves.csv, what made them to OUT/curves.meta.json. Killed or stopped, the same
-    command goes on where it was.
+    One run for each method, rate, criterion and teacher, and one of the unpruned model beside them.
+    The rows go to OUT/curves.csv, what made them to OUT/curves.meta.json. Killed or stopped, the
+    same command goes on where it was.
 
     \b
     Examples:
       p2fit run post-train --model Qwen/Qwen2.5-0.5B --text hub:DKYoon/SlimPajama-6B \\
         --method depth --rate 15% --rate 25% --rate 35% --tokens 500M
       p2fit run post-train --model my-model --text corpus --method 2:4 --criterion wanda
+      p2fit run post-train --model my-model --text corpus --method depth --rate 20% \\
+        --teacher none --teacher self
       p2fit fit runs/curves.csv
     """
+    from p2fit_adapters.distillation import distillations
     from p2fit_adapters.post_training import post_train_each
     from p2fit_adapters.pruning import combinations
 
@@ -107,7 +133,8 @@ def post_train(
         dimensions=dimensions.split(","),
         calibration_windows=calibration,
     )
-    results = post_train_each(_post_training(options), prunings, out, make_report())
+    taught = distillations(teachers, distil_weight, teacher_top_k)
+    results = post_train_each(_post_training(options), prunings, out, make_report(), taught)
     print_results(
         results,
         lambda result: f"pruning rate {result.pruning_rate:.4g}, base loss {result.base_loss:.4f}",
