@@ -45,13 +45,13 @@ class Job:
 
     @property
     def flops(self) -> float:
-        """Of training, 6 N D, of a teacher, 2 N D of its own, and of the evaluations, 2 N each
-        token."""
+        """Of training, 6 N D (4 with LoRA), of a teacher, 2 N D of its own, and of the evaluations,
+        2 N each token."""
         training, text = self.settings.training, self.settings.text
         evaluated = len(training.evaluate_at(text.seq_len)) * text.eval_tokens
         steps = training.steps(text.seq_len) - self.first_step
         trained = steps * training.step_tokens(text.seq_len)
-        own = self.params * (6 * trained + 2 * evaluated)
+        own = self.params * ((4 if training.lora_rank else 6) * trained + 2 * evaluated)
         return own + 2 * self.teacher_params * trained
 
     @property

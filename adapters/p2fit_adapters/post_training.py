@@ -40,28 +40,44 @@ class PostTraining:
     """What the model is called in names; by default the last part of ``model``."""
     distillation: Distillation | None = None
     """A teacher; none by default."""
+    name_lr: bool = False
+    """Say the learning rate in the name, beside runs with other ones."""
     save_model: bool = False
     """Keep the trained model, in the folder ``model`` of the run."""
+
+    def __post_init__(self) -> None:
+        if self.training.lora_rank and not (
+            self.pruning.is_structured or self.pruning.method == "none"
+        ):
+            raise RunError(
+                f"{self.pruning.method} with LoRA: what is learned would fill the zeros when it is "
+                "merged: use depth or width, or train all weights"
+            )
 
     @property
     def method(self) -> str:
         """For the column of that name: how it is pruned, and how it is trained if not plainly. Fits
-        keep these apart: ``depth``, ``depth+kd``, ``depth+kd-OTHER``."""
+        keep these apart: ``depth``, ``depth+kd``, ``depth+kd-OTHER``, ``depth+lora8``."""
         parts = [self.pruning.method]
         if self.distillation:
             own = self.distillation.teacher == SELF
             parts.append("kd" if own else f"kd-{self.distillation.name}")
+        if self.training.lora_rank:
+            parts.append(f"lora{self.training.lora_rank}")
         return "+".join(parts)
 
     @property
     def name(self) -> str:
-        """Name of the run and of its folder: model, method, criterion, rate, tokens, seed."""
+        """Name of the run and of its folder: model, method, criterion, rate, tokens, seed, and
+        the learning rate where there are several."""
         parts = [slug(self.label) if self.label else model_name(self.model)]
         parts.append(self.method.replace(":", "of"))
         if len(self.pruning.criteria) > 1:
             parts.append(self.pruning.chosen_criterion)
         if self.pruning.rate is not None:
             parts.append(f"{self.pruning.rate:g}")
+        if self.name_lr:
+            parts.append(f"lr{self.training.lr:g}")
         return "_".join([*parts, self.training.short_tokens, f"s{self.training.seed}"])
 
     def recorded(self) -> dict[str, Any]:
@@ -69,6 +85,7 @@ class PostTraining:
         settings = recorded_settings(self)
         settings["pruning"]["criterion"] = self.pruning.chosen_criterion
         settings["pruning"]["dimensions"] = list(self.pruning.dimensions)
+        del settings["name_lr"]
         return settings
 
 
@@ -175,6 +192,7 @@ class _PostTraining(Run[PostTrained]):
         if teacher:
             meta["teacher"] = teacher.described()
         trainer = Trainer(self.accelerator, pruned.model, pruned.masks, text, training, teacher)
+        meta["trainable"] = trainer.trainable
         return trainer, meta
 
     def teacher(self, text: Text, vocabulary: int) -> Teacher | None:
@@ -218,6 +236,8 @@ class _PostTraining(Run[PostTrained]):
     def row(self, meta: Mapping[str, Any], trainer: Trainer, loss: float) -> dict[str, Any]:
         before, after = Counts(**meta["before"]), Counts(**meta["after"])
         flops = 6 * after.total * trainer.tokens
+        if self.training.lora_rank:  # no gradients of frozen weights
+            flops = (4 * after.total + 6 * trainer.trainable) * trainer.tokens
         if trainer.teacher:
             flops += 2 * trainer.teacher.params * trainer.teacher.tokens_read(trainer.tokens)
         return {

@@ -109,6 +109,8 @@ class Pretraining:
     """Keep the trained model, in the folder ``model`` of the run."""
 
     def __post_init__(self) -> None:
+        if self.training.lora_rank:
+            raise RunError("LoRA adds to weights that are trained already: it is for post-training")
         if self.trunk and self.sparsity.final:
             raise RunError("a sparse run prunes all along: it cannot go on from another's state")
         if self.trunk and not self.training.decay:

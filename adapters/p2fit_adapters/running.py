@@ -313,11 +313,11 @@ class Run(ABC, Generic[Ended]):
 
     def _finish(self, trainer: Trainer, meta: dict[str, Any]) -> Ended:
         if self.settings.save_model:
-            weights = self.accelerator.get_state_dict(trainer.model)  # whole, of all processes
+            model, weights = trainer.to_save()
             if self.is_main:
                 from transformers import AutoTokenizer
 
-                trainer.plain_model.save_pretrained(self.folder / "model", state_dict=weights)
+                model.save_pretrained(self.folder / "model", state_dict=weights)
                 tokenizer = AutoTokenizer.from_pretrained(trainer.text.tokenizer_path)
                 tokenizer.save_pretrained(self.folder / "model")
         meta["status"] = "done"

@@ -25,7 +25,7 @@
     teachers = ["none", "self"]             # and distil_weight, teacher_top_k
     tokens = [1e6, "2x"]
     seeds = [1, 2]
-    lr = { small = 1e-3, qwen = 1e-5 }      # any field of Training, also by model
+    lr = { small = [1e-3, 3e-3], qwen = 1e-5 }  # any field of Training, also by model
 
 Runs of a kind are in ``OUT/pretrain`` and ``OUT/post-train``, with their curves together there.
 """
@@ -189,25 +189,35 @@ class _File:
     def trainings(
         self, where: str, block: dict[str, Any], name: str, **default: Any
     ) -> list[Training]:
-        """One for each number of tokens and seed."""
+        """One for each learning rate, number of tokens and seed."""
+        values = self.values(where, block, name, **default)
+        if "tokens" not in block:
+            raise self.fail(
+                where, 'no tokens: a list of counts such as 1e8 or "20x" (per parameter)'
+            )
+        tokens = [self.tokens(where, t, name) for t in self.list_of(where, block, "tokens", [])]
+        seeds = self.list_of(where, block, "seeds", [0])
+        lrs = values.pop("lr", Training.lr)
+        if not isinstance(lrs, list):
+            lrs = [lrs]
+        elif not lrs or where.startswith(PRETRAIN):
+            raise self.fail(where, f"lr: {lrs}: a list, of one or more, is for {POST_TRAIN}")
+        return [
+            self.made(where, Training, values | {"lr": lr, "tokens": t, "seed": seed})
+            for lr, t, seed in itertools.product(dict.fromkeys(lrs), tokens, seeds)
+        ]
+
+    def values(
+        self, where: str, block: dict[str, Any], name: str, **default: Any
+    ) -> dict[str, Any]:
+        """The fields of :class:`Training` for a model."""
         values = {**default, **self.shared, **{k: v for k, v in block.items() if k in _TRAINING}}
         for key, value in values.items():
             if isinstance(value, dict):
                 if name not in value:
                     raise self.fail(where, f"{key}: says nothing of {name}")
                 values[key] = value[name]
-        if "tokens" not in block:
-            raise self.fail(
-                where, 'no tokens: a list of counts such as 1e8 or "20x" (per parameter)'
-            )
-        tokens = self.list_of(where, block, "tokens", [])
-        seeds = self.list_of(where, block, "seeds", [0])
-        return [
-            self.made(
-                where, Training, values | {"tokens": self.tokens(where, t, name), "seed": seed}
-            )
-            for t, seed in itertools.product(tokens, seeds)
-        ]
+        return values
 
     def tokens(self, where: str, value: Any, name: str) -> int:
         if isinstance(value, str) and value.endswith("x"):
@@ -309,18 +319,24 @@ class _File:
             ]
         except (RunError, TypeError) as error:
             raise self.fail(where, f"{name}: {error}") from None
+        several = isinstance(self.values(where, block, name).get("lr"), list)
         return [
             Job(
                 name,
-                PostTraining(
-                    model,
-                    self.text,
-                    pruning,
-                    training,
-                    revision=table.get("revision"),
-                    label=name,
-                    distillation=distillation,
-                    save_model=block.get("save_model", False),
+                self.made(
+                    where,
+                    PostTraining,
+                    {
+                        "model": model,
+                        "text": self.text,
+                        "pruning": pruning,
+                        "training": training,
+                        "revision": table.get("revision"),
+                        "label": name,
+                        "distillation": distillation,
+                        "name_lr": several,
+                        "save_model": block.get("save_model", False),
+                    },
                 ),
                 self.out / POST_TRAIN,
                 left[id(pruning)],

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
+from p2fit_adapters import lora
 from p2fit_adapters.distillation import Teacher
 from p2fit_adapters.errors import RunError
 from p2fit_adapters.loss import Objective
@@ -54,6 +55,8 @@ class Training:
     """Of AdamW, on matrices only."""
     clip: float = 1.0
     """Largest norm of the gradient."""
+    lora_rank: int | None = None
+    """Train low-rank additions to the linear layers alone, of this rank (extra ``lora``)."""
     seed: int = 0
     """Of the order of the training windows and of the calibration."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -80,6 +83,7 @@ class Training:
             ("decay", 0 <= self.decay <= 1 - self.warmup, "a share that leaves the warm-up its"),
             ("weight_decay", self.weight_decay >= 0, "at least 0"),
             ("clip", self.clip > 0, "above 0"),
+            ("lora_rank", self.lora_rank is None or self.lora_rank >= 1, "at least 1"),
             ("seed", self.seed >= 0, "at least 0"),
             ("device", self.device in ("auto", "cpu", "cuda"), "auto, cpu or cuda"),
             ("dtype", self.dtype in ("auto", "bf16", "fp32"), "auto, bf16 or fp32"),
@@ -224,10 +228,19 @@ class Trainer:
                 f"a step of {self.windows} windows cannot be shared by "
                 f"{accelerator.num_processes} processes: change --batch-tokens"
             )
+        self.objective = Objective(teacher.settings.weight if teacher else 0.0)
+        model.loss_function = self.objective
         if training.gradient_checkpointing:
             model.gradient_checkpointing_enable()
-        matrices = [p for p in model.parameters() if p.ndim > 1]
-        others = [p for p in model.parameters() if p.ndim <= 1]
+        if training.lora_rank:
+            if accelerator.is_fsdp2:
+                raise RunError("LoRA under FSDP cannot be merged: launch with DDP")
+            model = lora.add(model, training.lora_rank)
+        learning = [p for p in model.parameters() if p.requires_grad]
+        self.trainable = sum(p.numel() for p in learning)
+        """Parameters that are trained."""
+        matrices = [p for p in learning if p.ndim > 1]
+        others = [p for p in learning if p.ndim <= 1]
         optimizer = torch.optim.AdamW(
             [
                 {"params": matrices, "weight_decay": training.weight_decay},
@@ -237,8 +250,6 @@ class Trainer:
             betas=(0.9, 0.95),
             fused=True,
         )
-        self.objective = Objective(teacher.settings.weight if teacher else 0.0)
-        model.loss_function = self.objective
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         # Autocast is entered here, once a step, and no logits are to be copied to fp32.
         accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
@@ -247,6 +258,13 @@ class Trainer:
     def plain_model(self) -> Any:
         """The model without what Accelerate wraps around it."""
         return self.accelerator.unwrap_model(self.model)
+
+    def to_save(self) -> tuple[Any, dict[str, torch.Tensor]]:
+        """The model and its whole weights, as it is loaded by others. Ends the training."""
+        if self.training.lora_rank:
+            merged = self.plain_model.merge_and_unload()
+            return merged, merged.state_dict()
+        return self.plain_model, self.accelerator.get_state_dict(self.model)
 
     @property
     def tokens(self) -> int:

@@ -84,6 +84,12 @@ from p2fit_adapters.cli.output import make_report, print_results
     help="Ask the teacher before training, once for each window, and keep its so many most "
     "probable tokens on disk: for one that is large, or asked by many runs.",
 )
+@click.option(
+    "--lora-rank",
+    type=click.IntRange(min=1),
+    help="Train low-rank additions to the linear layers in place of all weights, merged by "
+    "--save-models (extra lora).",
+)
 @count_option("--tokens", "100M", "Training tokens of each run.")
 @evaluation_options
 @count_option("--calibration", "128", "Windows that pruning is calibrated on.")
