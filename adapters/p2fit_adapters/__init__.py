@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from p2fit_adapters.errors import RunError
     from p2fit_adapters.estimate import Planned, makespan, plan
     from p2fit_adapters.jobs import Job, Sweep
+    from p2fit_adapters.memory import Launch, Memory, launches
     from p2fit_adapters.models import Counts, count_parameters, load_model
     from p2fit_adapters.post_training import (
         PostTrained,
@@ -42,6 +43,7 @@ _MODULES = {
     "errors": ("RunError",),
     "estimate": ("Planned", "makespan", "plan"),
     "jobs": ("Job", "Sweep"),
+    "memory": ("Launch", "Memory", "launches"),
     "models": ("Counts", "count_parameters", "load_model"),
     "post_training": ("PostTrained", "PostTraining", "post_train", "post_train_each"),
     "pretraining": ("Pretrained", "Pretraining", "Sparsity", "pretrain", "pretrain_each"),
@@ -58,6 +60,8 @@ __all__ = [
     "Counts",
     "Distillation",
     "Job",
+    "Launch",
+    "Memory",
     "Outcome",
     "Planned",
     "PostTrained",
@@ -78,6 +82,7 @@ __all__ = [
     "counts_after",
     "distillations",
     "evaluate",
+    "launches",
     "load_model",
     "makespan",
     "plan",

@@ -18,7 +18,7 @@ from p2fit_adapters.models import Counts, load_config, load_model
 from p2fit_adapters.naming import model_name, slug
 from p2fit_adapters.progress import Report
 from p2fit_adapters.pruning import Pruned, Pruning, counts_after, prune
-from p2fit_adapters.running import Result, Run, recorded_settings
+from p2fit_adapters.running import Result, Run, check_length, recorded_settings
 from p2fit_adapters.text import Text, TextSource
 from p2fit_adapters.training import Trainer, Training, window_losses
 
@@ -166,7 +166,7 @@ class _PostTraining(Run[PostTrained]):
     def begin(self) -> tuple[Trainer, dict[str, Any]]:
         settings, training = self.settings, self.training
         config = load_config(settings.model, settings.revision)
-        self.check_length(config)
+        check_length(settings.model, config, settings.text.seq_len)
         text = self.prepare_text(config.vocab_size, settings.model)
         teacher = self.teacher(text, config.vocab_size)  # it may want the memory for itself
         model = load_model(settings.model, settings.revision)

@@ -222,16 +222,6 @@ class Run(ABC, Generic[Ended]):
             )
         return text
 
-    def check_length(self, config: Any) -> None:
-        """That the model takes windows as long as the text's.
-
-        Raises:
-            RunError: it does not.
-        """
-        longest = getattr(config, "max_position_embeddings", math.inf)
-        if self.settings.text.seq_len > longest:
-            raise RunError(f"{self.settings.model} takes {longest} tokens at once: lower --seq-len")
-
     def described(self, model: Any, text: Text) -> dict[str, Any]:
         """What the sidecar says of any run."""
         return {
@@ -334,6 +324,17 @@ class Run(ABC, Generic[Ended]):
     def _write_meta(self, meta: dict[str, Any]) -> None:
         if self.is_main:
             curves.write_meta(self.folder, meta, self.columns)
+
+
+def check_length(model: str, config: Any, seq_len: int) -> None:
+    """That a model takes windows so long.
+
+    Raises:
+        RunError: it does not.
+    """
+    longest = getattr(config, "max_position_embeddings", math.inf)
+    if seq_len > longest:
+        raise RunError(f"{model} takes {longest} tokens at once: lower --seq-len")
 
 
 def _named(tracker: str, folder: Path) -> dict[str, Any]:

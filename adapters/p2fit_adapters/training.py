@@ -105,6 +105,20 @@ class Training:
     def windows_per_step(self, seq_len: int) -> int:
         return max(1, round(self.batch_tokens / seq_len))
 
+    def windows_of_process(self, seq_len: int, processes: int) -> int:
+        """Of a step.
+
+        Raises:
+            RunError: they cannot be shared evenly.
+        """
+        windows = self.windows_per_step(seq_len)
+        if windows % processes:
+            raise RunError(
+                f"a step of {windows} windows cannot be shared by {processes} processes: change "
+                "--batch-tokens"
+            )
+        return windows // processes
+
     @property
     def short_tokens(self) -> str:
         """``20M``, ``1.5B``: for names."""
@@ -223,11 +237,7 @@ class Trainer:
         self.windows = training.windows_per_step(self.seq_len)
         self.steps = training.steps(self.seq_len)
         self.step = 0
-        if self.windows % accelerator.num_processes:
-            raise RunError(
-                f"a step of {self.windows} windows cannot be shared by "
-                f"{accelerator.num_processes} processes: change --batch-tokens"
-            )
+        training.windows_of_process(self.seq_len, accelerator.num_processes)  # or it is refused
         self.objective = Objective(teacher.settings.weight if teacher else 0.0)
         model.loss_function = self.objective
         if training.gradient_checkpointing:
@@ -307,7 +317,9 @@ class Trainer:
         return float(self.accelerator.reduce(total, "mean"))
 
     def _synchronized(self, last: bool) -> Any:
-        return nullcontext() if last else self.accelerator.no_sync(self.model)
+        # Under FSDP each process would keep whole gradients until the last part.
+        whole = last or self.accelerator.is_fsdp2
+        return nullcontext() if whole else self.accelerator.no_sync(self.model)
 
     def evaluate(self) -> float:
         """Loss on the evaluation set, in nats per token."""

@@ -35,13 +35,17 @@ def together(*options: Any) -> Callable[[Any], Any]:
     return add
 
 
-text_option = click.option(
-    "--text",
-    required=True,
-    metavar="TEXT",
-    help="A file or folder, hub:NAME[:CONFIG][@SPLIT], or corpus: the Python sources and "
-    "documentation on this machine.",
-)
+def _text_option(required: bool) -> Any:
+    return click.option(
+        "--text",
+        required=required,
+        metavar="TEXT",
+        help="A file or folder, hub:NAME[:CONFIG][@SPLIT], or corpus: the Python sources and "
+        "documentation on this machine.",
+    )
+
+
+text_option, optional_text_option = _text_option(True), _text_option(False)
 evaluation_options = together(
     click.option(
         "--evals",
@@ -61,7 +65,7 @@ evaluation_options = together(
 )
 batch_options = together(
     count_option("--seq-len", "1024", "Tokens of a window."),
-    count_option("--batch-tokens", "64K", "Tokens of an optimizer step."),
+    count_option("--batch-tokens", "65536", "Tokens of an optimizer step."),
     click.option(
         "--batch-size",
         type=click.IntRange(min=1),
