@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from p2fit_adapters.distillation import Distillation, distillations
+    from p2fit_adapters.downstream import Answered, evaluate_tasks
     from p2fit_adapters.errors import RunError
     from p2fit_adapters.estimate import Planned, makespan, plan
     from p2fit_adapters.jobs import Job, Sweep
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 # torch is imported when something is asked for, so that the command's help does not wait for it.
 _MODULES = {
     "distillation": ("Distillation", "distillations"),
+    "downstream": ("Answered", "evaluate_tasks"),
     "errors": ("RunError",),
     "estimate": ("Planned", "makespan", "plan"),
     "jobs": ("Job", "Sweep"),
@@ -57,6 +59,7 @@ _MODULES = {
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "Answered",
     "Counts",
     "Distillation",
     "Job",
@@ -82,6 +85,7 @@ __all__ = [
     "counts_after",
     "distillations",
     "evaluate",
+    "evaluate_tasks",
     "launches",
     "load_model",
     "makespan",

@@ -63,20 +63,38 @@ evaluation_options = together(
     ),
     count_option("--eval-tokens", "250K", "Tokens of the evaluation set."),
 )
+batch_size_option = click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Windows in one forward pass: speed and memory, not results.",
+)
 batch_options = together(
     count_option("--seq-len", "1024", "Tokens of a window."),
     count_option("--batch-tokens", "65536", "Tokens of an optimizer step."),
-    click.option(
-        "--batch-size",
-        type=click.IntRange(min=1),
-        default=8,
-        show_default=True,
-        help="Windows in one forward pass: speed and memory, not results.",
-    ),
+    batch_size_option,
     click.option(
         "--gradient-checkpointing",
         is_flag=True,
         help="Compute activations twice, to save memory.",
+    ),
+)
+machine_options = together(
+    click.option(
+        "--device",
+        type=click.Choice(_DEVICES),
+        default="auto",
+        show_default=True,
+        help="auto takes a GPU where there is one.",
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(_DTYPES),
+        default="auto",
+        show_default=True,
+        help="Of matrix products: auto is bf16 on a GPU and on a CPU that has it in hardware. "
+        "Weights and optimizer are fp32.",
     ),
 )
 other_options = together(
@@ -103,21 +121,7 @@ other_options = together(
         help="Which text is held out.",
     ),
     click.option("--family", help="For the column family; by default the model's type."),
-    click.option(
-        "--device",
-        type=click.Choice(_DEVICES),
-        default="auto",
-        show_default=True,
-        help="auto takes a GPU where there is one.",
-    ),
-    click.option(
-        "--dtype",
-        type=click.Choice(_DTYPES),
-        default="auto",
-        show_default=True,
-        help="Of matrix products: auto is bf16 on a GPU and on a CPU that has it in hardware. "
-        "Weights and optimizer are fp32.",
-    ),
+    machine_options,
     click.option(
         "--checkpoint-minutes",
         type=click.FloatRange(min=0),
