@@ -107,6 +107,28 @@ def test_a_group_of_controls_is_not_missed() -> None:
         p2fit.fit(table.filter(pl.col("method") == "none"), "p2")
 
 
+def test_a_run_is_beside_the_control_of_its_own_teacher() -> None:
+    """Two kinds of curves in one file, whose controls drift differently."""
+    both = pl.concat(
+        curves(drift).with_columns(
+            teacher=pl.lit(teacher),
+            method=pl.lit(method),
+            run=pl.col("run") + f"-{teacher}",
+        )
+        for drift, teacher, method in ((-0.02, "none", "depth"), (0.01, "self", "depth+kd"))
+    )
+    fits = p2fit.fit_each(both, "p2", subtract_control=True)
+    assert [fit.group["method"] for fit in fits] == ["depth", "depth+kd"]
+    for fit in fits:
+        for name, value in P2.items():
+            assert fit.parameters[name].estimate == pytest.approx(value, rel=1e-3)
+    low = [
+        p2fit.fit(both, "p2", by=["teacher"], where=f"teacher == '{teacher}'")
+        for teacher in ("none", "self")
+    ]
+    assert low[0].data["control"]["low"] < 0 < low[1].data["control"]["low"]
+
+
 def test_controls_of_one_seed_do_not_serve_another() -> None:
     table = curves(-0.02).filter((pl.col("pruning_rate") > 0) | (pl.col("seed") == 0))
     with pytest.raises(p2fit.FitError, match=r"-1 has rows without a control"):

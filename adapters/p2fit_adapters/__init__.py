@@ -11,9 +11,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from p2fit_adapters.distillation import Distillation, distillations
+    from p2fit_adapters.downstream import Answered, evaluate_tasks
     from p2fit_adapters.errors import RunError
     from p2fit_adapters.estimate import Planned, makespan, plan
     from p2fit_adapters.jobs import Job, Sweep
+    from p2fit_adapters.memory import Launch, Memory, launches
     from p2fit_adapters.models import Counts, count_parameters, load_model
     from p2fit_adapters.post_training import (
         PostTrained,
@@ -37,9 +40,12 @@ if TYPE_CHECKING:
 
 # torch is imported when something is asked for, so that the command's help does not wait for it.
 _MODULES = {
+    "distillation": ("Distillation", "distillations"),
+    "downstream": ("Answered", "evaluate_tasks"),
     "errors": ("RunError",),
     "estimate": ("Planned", "makespan", "plan"),
     "jobs": ("Job", "Sweep"),
+    "memory": ("Launch", "Memory", "launches"),
     "models": ("Counts", "count_parameters", "load_model"),
     "post_training": ("PostTrained", "PostTraining", "post_train", "post_train_each"),
     "pretraining": ("Pretrained", "Pretraining", "Sparsity", "pretrain", "pretrain_each"),
@@ -53,8 +59,12 @@ _MODULES = {
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "Answered",
     "Counts",
+    "Distillation",
     "Job",
+    "Launch",
+    "Memory",
     "Outcome",
     "Planned",
     "PostTrained",
@@ -73,7 +83,10 @@ __all__ = [
     "combinations",
     "count_parameters",
     "counts_after",
+    "distillations",
     "evaluate",
+    "evaluate_tasks",
+    "launches",
     "load_model",
     "makespan",
     "plan",

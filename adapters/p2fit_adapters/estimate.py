@@ -74,7 +74,7 @@ def plan(sweep: Sweep, report: Report | None = None) -> list[Planned]:
                 if key not in speeds:
                     report.say(f"measuring {job.model}")
                     speeds[key] = _measure(job, sweep.configs[job.model])
-                seconds = _seconds(job, speeds[key])
+                seconds = _seconds(job, speeds[key], sweep.sizes[job.model])
             found.append(
                 Planned(
                     job.label,
@@ -135,7 +135,11 @@ def _measure(job: Job, config: Any) -> _Speed:
     return _Speed(start, float(np.median(times)), window)
 
 
-def _seconds(job: Job, speed: _Speed) -> float:
+def _seconds(job: Job, speed: _Speed, size: int) -> float:
+    """
+    Args:
+        size: parameters of the model whose speed it is.
+    """
     settings, training = job.settings, job.settings.training
     text = settings.text
     done = max(curves.read_rows(job.folder), default=0)
@@ -153,7 +157,8 @@ def _seconds(job: Job, speed: _Speed) -> float:
             begin += speed.window * pruning.calibration_windows * calibrated
         share = 1 - (pruning.rate or 0.0)
     steps = training.steps(text.seq_len) - first
-    return begin + share * (steps * speed.step + evals * evaluation)
+    taught = job.teacher_params / size / 3  # a forward pass, of the three of a step
+    return begin + share * evals * evaluation + (share + taught) * steps * speed.step
 
 
 def totals(planned: Sequence[Planned], workers: int) -> Mapping[str, float]:

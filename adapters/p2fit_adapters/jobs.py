@@ -28,6 +28,8 @@ class Job:
     """Parameters at work, the mean over the run."""
     needs: tuple[Path, ...] = ()
     """Folders of runs that must be done before."""
+    teacher_params: int = 0
+    """Of a teacher, if there is one."""
 
     @property
     def kind(self) -> str:
@@ -43,11 +45,14 @@ class Job:
 
     @property
     def flops(self) -> float:
-        """Of training, 6 N D, and of the evaluations, 2 N each token."""
+        """Of training, 6 N D (4 with LoRA), of a teacher, 2 N D of its own, and of the evaluations,
+        2 N each token."""
         training, text = self.settings.training, self.settings.text
         evaluated = len(training.evaluate_at(text.seq_len)) * text.eval_tokens
         steps = training.steps(text.seq_len) - self.first_step
-        return self.params * (6 * steps * training.step_tokens(text.seq_len) + 2 * evaluated)
+        trained = steps * training.step_tokens(text.seq_len)
+        own = self.params * ((4 if training.lora_rank else 6) * trained + 2 * evaluated)
+        return own + 2 * self.teacher_params * trained
 
     @property
     def first_step(self) -> int:
@@ -82,6 +87,8 @@ class Sweep:
     """Of each run on a CPU: with the same number, a run gives the same rows wherever it is done."""
     configs: Mapping[str, Any]
     """Of the models, by name."""
+    sizes: Mapping[str, int]
+    """Their parameters."""
 
     def missing(self, job: Job) -> list[Job]:
         """What a job needs that is not done."""

@@ -44,15 +44,15 @@ def load_config(model: str, revision: str | None = None) -> Any:
     return _loaded(AutoConfig, model, revision=revision)
 
 
-def load_model(model: str, revision: str | None = None) -> Any:
-    """A causal language model of a folder or hub id, its weights in fp32.
+def load_model(model: str, revision: str | None = None, dtype: torch.dtype = torch.float32) -> Any:
+    """A causal language model of a folder or hub id, its weights in fp32 or another format.
 
     Raises:
         RunError: it cannot be loaded.
     """
     from transformers import AutoModelForCausalLM
 
-    return _prepared(_loaded(AutoModelForCausalLM, model, revision=revision, dtype=torch.float32))
+    return _prepared(_loaded(AutoModelForCausalLM, model, revision=revision, dtype=dtype))
 
 
 def is_type(model: str) -> bool:

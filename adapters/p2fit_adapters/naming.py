@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from p2fit_adapters.errors import RunError
 
@@ -22,3 +23,14 @@ def slug(name: str) -> str:
     if not found:
         raise RunError(f"{name!r} has no letter or digit to name a run by")
     return found
+
+
+def model_name(model: str) -> str:
+    """What a model is called in names: the last part of its folder or hub id, or the run's name
+    where a run saved it.
+
+    Raises:
+        RunError: nothing is left of it.
+    """
+    path = Path(model)
+    return slug(path.parent.name if path.name == "model" else path.name)

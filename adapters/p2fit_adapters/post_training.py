@@ -12,12 +12,13 @@ import numpy as np
 import torch
 
 from p2fit_adapters import curves
+from p2fit_adapters.distillation import SELF, Distillation, Teacher
 from p2fit_adapters.errors import RunError
 from p2fit_adapters.models import Counts, load_config, load_model
-from p2fit_adapters.naming import slug
+from p2fit_adapters.naming import model_name, slug
 from p2fit_adapters.progress import Report
 from p2fit_adapters.pruning import Pruned, Pruning, counts_after, prune
-from p2fit_adapters.running import Result, Run, recorded_settings
+from p2fit_adapters.running import Result, Run, check_length, recorded_settings
 from p2fit_adapters.text import Text, TextSource
 from p2fit_adapters.training import Trainer, Training, window_losses
 
@@ -37,19 +38,46 @@ class PostTraining:
     """For the column of that name; by default the model's type (llama, qwen2 …)."""
     label: str | None = None
     """What the model is called in names; by default the last part of ``model``."""
+    distillation: Distillation | None = None
+    """A teacher; none by default."""
+    name_lr: bool = False
+    """Say the learning rate in the name, beside runs with other ones."""
     save_model: bool = False
     """Keep the trained model, in the folder ``model`` of the run."""
 
+    def __post_init__(self) -> None:
+        if self.training.lora_rank and not (
+            self.pruning.is_structured or self.pruning.method == "none"
+        ):
+            raise RunError(
+                f"{self.pruning.method} with LoRA: what is learned would fill the zeros when it is "
+                "merged: use depth or width, or train all weights"
+            )
+
+    @property
+    def method(self) -> str:
+        """For the column of that name: how it is pruned, and how it is trained if not plainly. Fits
+        keep these apart: ``depth``, ``depth+kd``, ``depth+kd-OTHER``, ``depth+lora8``."""
+        parts = [self.pruning.method]
+        if self.distillation:
+            own = self.distillation.teacher == SELF
+            parts.append("kd" if own else f"kd-{self.distillation.name}")
+        if self.training.lora_rank:
+            parts.append(f"lora{self.training.lora_rank}")
+        return "+".join(parts)
+
     @property
     def name(self) -> str:
-        """Name of the run and of its folder: model, method, criterion, rate, tokens, seed."""
-        path = Path(self.model)
-        parts = [slug(self.label or (path.parent.name if path.name == "model" else path.name))]
-        parts.append(self.pruning.method.replace(":", "of"))
+        """Name of the run and of its folder: model, method, criterion, rate, tokens, seed, and
+        the learning rate where there are several."""
+        parts = [slug(self.label) if self.label else model_name(self.model)]
+        parts.append(self.method.replace(":", "of"))
         if len(self.pruning.criteria) > 1:
             parts.append(self.pruning.chosen_criterion)
         if self.pruning.rate is not None:
             parts.append(f"{self.pruning.rate:g}")
+        if self.name_lr:
+            parts.append(f"lr{self.training.lr:g}")
         return "_".join([*parts, self.training.short_tokens, f"s{self.training.seed}"])
 
     def recorded(self) -> dict[str, Any]:
@@ -57,6 +85,7 @@ class PostTraining:
         settings = recorded_settings(self)
         settings["pruning"]["criterion"] = self.pruning.chosen_criterion
         settings["pruning"]["dimensions"] = list(self.pruning.dimensions)
+        del settings["name_lr"]
         return settings
 
 
@@ -90,9 +119,13 @@ def post_train(
 
 
 def post_train_each(
-    base: PostTraining, prunings: Sequence[Pruning], out: str | Path, report: Report | None = None
+    base: PostTraining,
+    prunings: Sequence[Pruning],
+    out: str | Path,
+    report: Report | None = None,
+    distillations: Sequence[Distillation | None] = (None,),
 ) -> list[PostTrained]:
-    """:func:`post_train` with each of these ways to prune, one after the other.
+    """:func:`post_train` with each of these ways to prune and teachers, one after the other.
 
     Raises:
         RunError: one of them is out of reach for this model (before any is begun), or as there.
@@ -100,7 +133,11 @@ def post_train_each(
     config = load_config(base.model, base.revision)
     for pruning in prunings:
         counts_after(config, pruning)
-    return [post_train(replace(base, pruning=pruning), out, report) for pruning in prunings]
+    return [
+        post_train(replace(base, pruning=pruning, distillation=distillation), out, report)
+        for pruning in prunings
+        for distillation in distillations
+    ]
 
 
 class _PostTraining(Run[PostTrained]):
@@ -115,6 +152,9 @@ class _PostTraining(Run[PostTrained]):
         "base_loss",
         "tokens",
         "loss",
+        "teacher",
+        "learning_rate",
+        "flops",
         "seed",
         "step",
         "params_after",
@@ -125,9 +165,11 @@ class _PostTraining(Run[PostTrained]):
 
     def begin(self) -> tuple[Trainer, dict[str, Any]]:
         settings, training = self.settings, self.training
+        config = load_config(settings.model, settings.revision)
+        check_length(settings.model, config, settings.text.seq_len)
+        text = self.prepare_text(config.vocab_size, settings.model)
+        teacher = self.teacher(text, config.vocab_size)  # it may want the memory for itself
         model = load_model(settings.model, settings.revision)
-        self.check_length(model.config)
-        text = self.prepare_text(model.config.vocab_size, settings.model)
         model.to(self.accelerator.device)
         self.report.say(f"{settings.name}: measuring the loss before pruning")
         base = self._losses(model, text)
@@ -147,7 +189,28 @@ class _PostTraining(Run[PostTrained]):
             raise RunError(f"{settings.model}: its loss is not a number before any training")
         self._right_after = loss
         meta = self._meta(pruned, text, base, revision)
-        return Trainer(self.accelerator, pruned.model, pruned.masks, text, training), meta
+        if teacher:
+            meta["teacher"] = teacher.described()
+        trainer = Trainer(self.accelerator, pruned.model, pruned.masks, text, training, teacher)
+        meta["trainable"] = trainer.trainable
+        return trainer, meta
+
+    def teacher(self, text: Text, vocabulary: int) -> Teacher | None:
+        settings, training, seq_len = self.settings, self.training, text.train.shape[1]
+        if settings.distillation is None:
+            return None
+        found = Teacher(
+            settings.distillation,
+            self.accelerator,
+            text,
+            settings.model,
+            settings.revision,
+            vocabulary,
+        )
+        windows = training.steps(seq_len) * training.windows_per_step(seq_len)
+        store = self.out / ".teacher"
+        found.get_ready(training.seed, windows, training.batch_size, store, self.report)
+        return found
 
     def _losses(self, model: Any, text: Text) -> np.ndarray[Any, np.dtype[np.float64]]:
         size = self.training.batch_size
@@ -172,6 +235,11 @@ class _PostTraining(Run[PostTrained]):
 
     def row(self, meta: Mapping[str, Any], trainer: Trainer, loss: float) -> dict[str, Any]:
         before, after = Counts(**meta["before"]), Counts(**meta["after"])
+        flops = 6 * after.total * trainer.tokens
+        if self.training.lora_rank:  # no gradients of frozen weights
+            flops = (4 * after.total + 6 * trainer.trainable) * trainer.tokens
+        if trainer.teacher:
+            flops += 2 * trainer.teacher.params * trainer.teacher.tokens_read(trainer.tokens)
         return {
             "run": self.settings.name,
             "family": meta["family"],
@@ -182,6 +250,9 @@ class _PostTraining(Run[PostTrained]):
             "base_loss": meta["base_loss"],
             "tokens": trainer.tokens,
             "loss": loss,
+            "teacher": self.settings.distillation.name if self.settings.distillation else "none",
+            "learning_rate": self.training.lr,
+            "flops": flops,
             "seed": self.training.seed,
             "step": trainer.step,
             "params_after": after.total,
@@ -201,7 +272,7 @@ class _PostTraining(Run[PostTrained]):
         calibrated = pruning.method != "none" and pruning.chosen_criterion != "magnitude"
         return self.described(pruned.model, text) | {
             "revision": revision,
-            "method": pruning.method,
+            "method": self.settings.method,
             "criterion": pruning.chosen_criterion,
             "before": asdict(pruned.before),
             "after": asdict(pruned.after),

@@ -19,7 +19,7 @@ from p2fit_adapters.models import Counts, count_parameters, from_config, is_type
 from p2fit_adapters.naming import slug
 from p2fit_adapters.progress import Report
 from p2fit_adapters.pruning.masks import Masks
-from p2fit_adapters.running import Result, Run, recorded_settings
+from p2fit_adapters.running import Result, Run, check_length, recorded_settings
 from p2fit_adapters.text import Text, TextSource
 from p2fit_adapters.training import Trainer, Training
 
@@ -109,6 +109,8 @@ class Pretraining:
     """Keep the trained model, in the folder ``model`` of the run."""
 
     def __post_init__(self) -> None:
+        if self.training.lora_rank:
+            raise RunError("LoRA adds to weights that are trained already: it is for post-training")
         if self.trunk and self.sparsity.final:
             raise RunError("a sparse run prunes all along: it cannot go on from another's state")
         if self.trunk and not self.training.decay:
@@ -233,7 +235,7 @@ class _Pretraining(Run[Pretrained]):
     def begin(self) -> tuple[Trainer, dict[str, Any]]:
         settings, training = self.settings, self.training
         config = new_config(settings.model, settings.config, settings.revision)
-        self.check_length(config)
+        check_length(settings.model, config, settings.text.seq_len)
         text = self.prepare_text(config.vocab_size, self.tokenizer_of({}))
         model = from_config(config)
         names, linear = prunable_weights(model)

@@ -17,6 +17,7 @@ import torch
 from transformers.utils import logging
 
 from p2fit_adapters import checkpoints, curves
+from p2fit_adapters.distillation import Teacher
 from p2fit_adapters.errors import RunError
 from p2fit_adapters.progress import Report, on_main_process
 from p2fit_adapters.text import Text, TextSource, prepare
@@ -106,6 +107,10 @@ class Run(ABC, Generic[Ended]):
         """Folder or hub id whose tokenizer is used; None to train one."""
         return self.settings.model
 
+    def teacher(self, text: Text, vocabulary: int) -> Teacher | None:
+        """Whom the model learns from besides the text, ready to be asked."""
+        return None
+
     def after_step(self, trainer: Trainer, meta: Mapping[str, Any]) -> None:
         """What is done after each step, before its evaluation."""
 
@@ -180,7 +185,8 @@ class Run(ABC, Generic[Ended]):
         text = self.prepare_text(meta["vocabulary"], self.tokenizer_of(meta))
         if text.meta != meta["text"]:
             raise RunError(f"{self.folder}: the text has changed since the run was begun")
-        trainer = Trainer.load(self.accelerator, checkpoint, text, self.training)
+        teacher = self.teacher(text, meta["vocabulary"])
+        trainer = Trainer.load(self.accelerator, checkpoint, text, self.training, teacher)
         self.report.say(f"{self.settings.name}: going on from {checkpoint}")
         return trainer, meta, curves.read_rows(self.folder)
 
@@ -215,16 +221,6 @@ class Run(ABC, Generic[Ended]):
                 f"the training text has {text.train.size} tokens: each is seen {times:.1f} times"
             )
         return text
-
-    def check_length(self, config: Any) -> None:
-        """That the model takes windows as long as the text's.
-
-        Raises:
-            RunError: it does not.
-        """
-        longest = getattr(config, "max_position_embeddings", math.inf)
-        if self.settings.text.seq_len > longest:
-            raise RunError(f"{self.settings.model} takes {longest} tokens at once: lower --seq-len")
 
     def described(self, model: Any, text: Text) -> dict[str, Any]:
         """What the sidecar says of any run."""
@@ -307,11 +303,11 @@ class Run(ABC, Generic[Ended]):
 
     def _finish(self, trainer: Trainer, meta: dict[str, Any]) -> Ended:
         if self.settings.save_model:
-            weights = self.accelerator.get_state_dict(trainer.model)  # whole, of all processes
+            model, weights = trainer.to_save()
             if self.is_main:
                 from transformers import AutoTokenizer
 
-                trainer.plain_model.save_pretrained(self.folder / "model", state_dict=weights)
+                model.save_pretrained(self.folder / "model", state_dict=weights)
                 tokenizer = AutoTokenizer.from_pretrained(trainer.text.tokenizer_path)
                 tokenizer.save_pretrained(self.folder / "model")
         meta["status"] = "done"
@@ -328,6 +324,17 @@ class Run(ABC, Generic[Ended]):
     def _write_meta(self, meta: dict[str, Any]) -> None:
         if self.is_main:
             curves.write_meta(self.folder, meta, self.columns)
+
+
+def check_length(model: str, config: Any, seq_len: int) -> None:
+    """That a model takes windows so long.
+
+    Raises:
+        RunError: it does not.
+    """
+    longest = getattr(config, "max_position_embeddings", math.inf)
+    if seq_len > longest:
+        raise RunError(f"{model} takes {longest} tokens at once: lower --seq-len")
 
 
 def _named(tracker: str, folder: Path) -> dict[str, Any]:

@@ -18,13 +18,14 @@
     tokens = ["20x"]                        # 20 tokens per parameter
     save_model = true
 
-    [[post-train]]                          # models x methods x rates x criteria x tokens x seeds
+    [[post-train]]                          # models x methods x rates x criteria x teachers x …
     models = ["small", "qwen"]
     methods = ["depth", "2:4"]
     rates = [0.15, 0.3]
+    teachers = ["none", "self"]             # and distil_weight, teacher_top_k
     tokens = [1e6, "2x"]
     seeds = [1, 2]
-    lr = { small = 1e-3, qwen = 1e-5 }      # any field of Training, also by model
+    lr = { small = [1e-3, 3e-3], qwen = 1e-5 }  # any field of Training, also by model
 
 Runs of a kind are in ``OUT/pretrain`` and ``OUT/post-train``, with their curves together there.
 """
@@ -39,6 +40,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from p2fit_adapters.distillation import SELF, Distillation, distillations
 from p2fit_adapters.errors import RunError
 from p2fit_adapters.jobs import POST_TRAIN, PRETRAIN, Job, Sweep
 from p2fit_adapters.models import count_parameters, load_config, meta_model, new_config
@@ -56,6 +58,7 @@ _KEYS = {
     | _TRAINING,
     POST_TRAIN: {"models", "tokens", "seeds", "save_model", "methods", "rates", "criteria"}
     | {"control", "dimensions", "calibration_windows"}
+    | {"teachers", "distil_weight", "teacher_top_k"}
     | _TRAINING,
 }
 
@@ -139,7 +142,7 @@ class _File:
         if self.text.train_tokens is None:
             text = replace(self.text, train_tokens=longest)
             self.jobs = [replace(j, settings=replace(j.settings, text=text)) for j in self.jobs]
-        return Sweep(self.jobs, threads, self.configs)
+        return Sweep(self.jobs, threads, self.configs, self.sizes)
 
     def made(self, where: str, kind: Any, values: Mapping[str, Any]) -> Any:
         try:
@@ -186,25 +189,35 @@ class _File:
     def trainings(
         self, where: str, block: dict[str, Any], name: str, **default: Any
     ) -> list[Training]:
-        """One for each number of tokens and seed."""
+        """One for each learning rate, number of tokens and seed."""
+        values = self.values(where, block, name, **default)
+        if "tokens" not in block:
+            raise self.fail(
+                where, 'no tokens: a list of counts such as 1e8 or "20x" (per parameter)'
+            )
+        tokens = [self.tokens(where, t, name) for t in self.list_of(where, block, "tokens", [])]
+        seeds = self.list_of(where, block, "seeds", [0])
+        lrs = values.pop("lr", Training.lr)
+        if not isinstance(lrs, list):
+            lrs = [lrs]
+        elif not lrs or where.startswith(PRETRAIN):
+            raise self.fail(where, f"lr: {lrs}: a list, of one or more, is for {POST_TRAIN}")
+        return [
+            self.made(where, Training, values | {"lr": lr, "tokens": t, "seed": seed})
+            for lr, t, seed in itertools.product(dict.fromkeys(lrs), tokens, seeds)
+        ]
+
+    def values(
+        self, where: str, block: dict[str, Any], name: str, **default: Any
+    ) -> dict[str, Any]:
+        """The fields of :class:`Training` for a model."""
         values = {**default, **self.shared, **{k: v for k, v in block.items() if k in _TRAINING}}
         for key, value in values.items():
             if isinstance(value, dict):
                 if name not in value:
                     raise self.fail(where, f"{key}: says nothing of {name}")
                 values[key] = value[name]
-        if "tokens" not in block:
-            raise self.fail(
-                where, 'no tokens: a list of counts such as 1e8 or "20x" (per parameter)'
-            )
-        tokens = self.list_of(where, block, "tokens", [])
-        seeds = self.list_of(where, block, "seeds", [0])
-        return [
-            self.made(
-                where, Training, values | {"tokens": self.tokens(where, t, name), "seed": seed}
-            )
-            for t, seed in itertools.product(tokens, seeds)
-        ]
+        return values
 
     def tokens(self, where: str, value: Any, name: str) -> int:
         if isinstance(value, str) and value.endswith("x"):
@@ -296,27 +309,52 @@ class _File:
                 **shape,
             )
             left = {id(pruning): counts_after(config, pruning).total for pruning in prunings}
-        except RunError as error:
+            taught = [
+                (distillation, self.teacher_params(distillation, name))
+                for distillation in distillations(
+                    self.list_of(where, block, "teachers", []),
+                    block.get("distil_weight"),
+                    block.get("teacher_top_k"),
+                )
+            ]
+        except (RunError, TypeError) as error:
             raise self.fail(where, f"{name}: {error}") from None
+        several = isinstance(self.values(where, block, name).get("lr"), list)
         return [
             Job(
                 name,
-                PostTraining(
-                    model,
-                    self.text,
-                    pruning,
-                    training,
-                    revision=table.get("revision"),
-                    label=name,
-                    save_model=block.get("save_model", False),
+                self.made(
+                    where,
+                    PostTraining,
+                    {
+                        "model": model,
+                        "text": self.text,
+                        "pruning": pruning,
+                        "training": training,
+                        "revision": table.get("revision"),
+                        "label": name,
+                        "distillation": distillation,
+                        "name_lr": several,
+                        "save_model": block.get("save_model", False),
+                    },
                 ),
                 self.out / POST_TRAIN,
                 left[id(pruning)],
                 needs,
+                params,
             )
             for training in self.trainings(where, block, name)
             for pruning in prunings
+            for distillation, params in taught
         ]
+
+    def teacher_params(self, distillation: Distillation | None, name: str) -> int:
+        """Of the teacher of a model."""
+        if distillation is None:
+            return 0
+        if distillation.teacher == SELF:
+            return self.sizes[name]
+        return count_parameters(meta_model(load_config(distillation.teacher))).total
 
     def base(self, where: str, name: str) -> Job:
         """The run that trains a model which others prune."""

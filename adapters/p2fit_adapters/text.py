@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, islice
@@ -72,9 +72,17 @@ class Text:
 
     def batch(self, position: int, count: int, seed: int) -> torch.Tensor:
         """Windows ``position`` to ``position + count`` of the stream of a seed, as int64."""
+        return self.windows(self.numbers(position, count, seed))
+
+    def numbers(self, position: int, count: int, seed: int) -> list[int]:
+        """Which of the training windows those are."""
         n = len(self.train)
-        at = [_order(seed, (position + i) // n, n)[(position + i) % n] for i in range(count)]
-        return torch.from_numpy(self.train[at].astype(np.int64))
+        at = range(position, position + count)
+        return [int(_order(seed, i // n, n)[i % n]) for i in at]
+
+    def windows(self, numbers: Sequence[int]) -> torch.Tensor:
+        """Training windows by their numbers, as int64."""
+        return torch.from_numpy(self.train[list(numbers)].astype(np.int64))
 
     def calibration(self, count: int, seed: int) -> torch.Tensor:
         """``count`` training windows (all of them, where there are fewer), as int64."""
@@ -112,7 +120,7 @@ def prepare(
     """
     tokens = source.train_tokens or tokens
     tokenizer = None if tokenizer_of is None else load_tokenizer(tokenizer_of, revision)
-    name = f"bpe-{vocab_size}" if tokenizer is None else _fingerprint(tokenizer)
+    name = f"bpe-{vocab_size}" if tokenizer is None else fingerprint(tokenizer)
     place = os.path.abspath(source.spec) if os.path.exists(source.spec) else source.spec
     wanted = [place, source.eval_tokens, source.split_seed, tokens, name]
     key = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:16]
@@ -149,7 +157,8 @@ def prepare(
     return Text(train, evaluation, meta, str(tokenizer_of if tokenizer is not None else own))
 
 
-def _fingerprint(tokenizer: Any) -> str:
+def fingerprint(tokenizer: Any) -> str:
+    """Of a tokenizer: two with the same one make the same tokens."""
     described = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(tokenizer)
     return hashlib.sha256(described.encode()).hexdigest()[:16]
 
@@ -184,7 +193,7 @@ def _write(source: TextSource, tokenizer: Any, vocab: int, tokens: int, folder: 
         "fingerprint": trained["fingerprint"],
         "held_out": names[:NAMED],
         "held_out_count": len(names),
-        "tokenizer": _fingerprint(tokenizer),
+        "tokenizer": fingerprint(tokenizer),
         "vocabulary": len(tokenizer),
         "largest_id": max(trained["largest_id"], evaluated["largest_id"]),
     }

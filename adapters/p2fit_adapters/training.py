@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
+from p2fit_adapters import lora
+from p2fit_adapters.distillation import Teacher
 from p2fit_adapters.errors import RunError
-from p2fit_adapters.loss import next_token_loss
+from p2fit_adapters.loss import Objective
 from p2fit_adapters.models import from_config
 from p2fit_adapters.pruning.masks import Masks
 from p2fit_adapters.text import Text
@@ -53,6 +55,8 @@ class Training:
     """Of AdamW, on matrices only."""
     clip: float = 1.0
     """Largest norm of the gradient."""
+    lora_rank: int | None = None
+    """Train low-rank additions to the linear layers alone, of this rank (extra ``lora``)."""
     seed: int = 0
     """Of the order of the training windows and of the calibration."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -79,6 +83,7 @@ class Training:
             ("decay", 0 <= self.decay <= 1 - self.warmup, "a share that leaves the warm-up its"),
             ("weight_decay", self.weight_decay >= 0, "at least 0"),
             ("clip", self.clip > 0, "above 0"),
+            ("lora_rank", self.lora_rank is None or self.lora_rank >= 1, "at least 1"),
             ("seed", self.seed >= 0, "at least 0"),
             ("device", self.device in ("auto", "cpu", "cuda"), "auto, cpu or cuda"),
             ("dtype", self.dtype in ("auto", "bf16", "fp32"), "auto, bf16 or fp32"),
@@ -99,6 +104,20 @@ class Training:
 
     def windows_per_step(self, seq_len: int) -> int:
         return max(1, round(self.batch_tokens / seq_len))
+
+    def windows_of_process(self, seq_len: int, processes: int) -> int:
+        """Of a step.
+
+        Raises:
+            RunError: they cannot be shared evenly.
+        """
+        windows = self.windows_per_step(seq_len)
+        if windows % processes:
+            raise RunError(
+                f"a step of {windows} windows cannot be shared by {processes} processes: change "
+                "--batch-tokens"
+            )
+        return windows // processes
 
     @property
     def short_tokens(self) -> str:
@@ -204,22 +223,34 @@ class Trainer:
     """A model in training, on its device; ``step`` counts the steps done."""
 
     def __init__(
-        self, accelerator: Any, model: Any, masks: Masks, text: Text, training: Training
+        self,
+        accelerator: Any,
+        model: Any,
+        masks: Masks,
+        text: Text,
+        training: Training,
+        teacher: Teacher | None = None,
     ) -> None:
+        self.teacher = teacher
         self.accelerator, self.masks, self.text, self.training = accelerator, masks, text, training
         self.seq_len = text.train.shape[1]
         self.windows = training.windows_per_step(self.seq_len)
         self.steps = training.steps(self.seq_len)
         self.step = 0
-        if self.windows % accelerator.num_processes:
-            raise RunError(
-                f"a step of {self.windows} windows cannot be shared by "
-                f"{accelerator.num_processes} processes: change --batch-tokens"
-            )
+        training.windows_of_process(self.seq_len, accelerator.num_processes)  # or it is refused
+        self.objective = Objective(teacher.settings.weight if teacher else 0.0)
+        model.loss_function = self.objective
         if training.gradient_checkpointing:
             model.gradient_checkpointing_enable()
-        matrices = [p for p in model.parameters() if p.ndim > 1]
-        others = [p for p in model.parameters() if p.ndim <= 1]
+        if training.lora_rank:
+            if accelerator.is_fsdp2:
+                raise RunError("LoRA under FSDP cannot be merged: launch with DDP")
+            model = lora.add(model, training.lora_rank)
+        learning = [p for p in model.parameters() if p.requires_grad]
+        self.trainable = sum(p.numel() for p in learning)
+        """Parameters that are trained."""
+        matrices = [p for p in learning if p.ndim > 1]
+        others = [p for p in learning if p.ndim <= 1]
         optimizer = torch.optim.AdamW(
             [
                 {"params": matrices, "weight_decay": training.weight_decay},
@@ -229,7 +260,6 @@ class Trainer:
             betas=(0.9, 0.95),
             fused=True,
         )
-        model.loss_function = next_token_loss
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         # Autocast is entered here, once a step, and no logits are to be copied to fp32.
         accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
@@ -238,6 +268,13 @@ class Trainer:
     def plain_model(self) -> Any:
         """The model without what Accelerate wraps around it."""
         return self.accelerator.unwrap_model(self.model)
+
+    def to_save(self) -> tuple[Any, dict[str, torch.Tensor]]:
+        """The model and its whole weights, as it is loaded by others. Ends the training."""
+        if self.training.lora_rank:
+            merged = self.plain_model.merge_and_unload()
+            return merged, merged.state_dict()
+        return self.plain_model, self.accelerator.get_state_dict(self.model)
 
     @property
     def tokens(self) -> int:
@@ -254,19 +291,23 @@ class Trainer:
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.training.lr_at(self.step, self.steps)
-        batch = self.text.batch(self.step * self.windows, self.windows, self.training.seed)
-        mine = batch[self.accelerator.process_index :: self.accelerator.num_processes]
-        parts = mine.split(self.training.batch_size)
+        numbers = self.text.numbers(self.step * self.windows, self.windows, self.training.seed)
+        mine = numbers[self.accelerator.process_index :: self.accelerator.num_processes]
+        size = self.training.batch_size
+        parts = [mine[i : i + size] for i in range(0, len(mine), size)]
         total = torch.zeros((), device=self.accelerator.device)
         device = self.accelerator.device
         with self.accelerator.autocast():  # around all parts: weights are cast once
             for i, part in enumerate(parts):
                 with self._synchronized(last=i == len(parts) - 1):
-                    ids = part.to(device)
+                    ids = self.text.windows(part).to(device)
+                    if self.teacher:
+                        self.objective.guide = self.teacher.guide(part, ids)
                     loss = self.model(input_ids=ids, labels=ids).loss * (len(part) / len(mine))
                     with torch.autocast(device.type, enabled=False):
                         self.accelerator.backward(loss)
                     total += loss.detach()
+        self.objective.guide = None
         self.masks.drop_gradients(self.plain_model)
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.training.clip)
         self.optimizer.step()
@@ -276,7 +317,9 @@ class Trainer:
         return float(self.accelerator.reduce(total, "mean"))
 
     def _synchronized(self, last: bool) -> Any:
-        return nullcontext() if last else self.accelerator.no_sync(self.model)
+        # Under FSDP each process would keep whole gradients until the last part.
+        whole = last or self.accelerator.is_fsdp2
+        return nullcontext() if whole else self.accelerator.no_sync(self.model)
 
     def evaluate(self) -> float:
         """Loss on the evaluation set, in nats per token."""
@@ -293,7 +336,14 @@ class Trainer:
             (folder / "step").write_text(str(self.step))
 
     @classmethod
-    def load(cls, accelerator: Any, folder: Path, text: Text, training: Training) -> Trainer:
+    def load(
+        cls,
+        accelerator: Any,
+        folder: Path,
+        text: Text,
+        training: Training,
+        teacher: Teacher | None = None,
+    ) -> Trainer:
         """Go on from what :meth:`save` wrote.
 
         Raises:
@@ -307,7 +357,7 @@ class Trainer:
             raise RunError(f"{folder}: was written {how} FSDP: launch the run as it was begun")
         model = from_config(AutoConfig.from_pretrained(folder))
         masks = Masks.load(folder / "masks.safetensors")
-        trainer = cls(accelerator, model, masks, text, training)
+        trainer = cls(accelerator, model, masks, text, training, teacher)
         accelerator.load_state(str(folder))
         trainer.step = int((folder / "step").read_text())
         trainer._forget_step_before_first()

@@ -85,10 +85,10 @@ def test_the_loss_and_its_gradient_are_those_of_torch(
         logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
     )
     (gradient,) = torch.autograd.grad(2 * expected, logits)
-    found = loss.next_token_loss(logits, labels)
+    found = loss.Objective()(logits, labels)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(torch.autograd.grad(2 * found, logits)[0], gradient)
-    rounded = loss.next_token_loss(logits.bfloat16(), labels)
+    rounded = loss.Objective()(logits.bfloat16(), labels)
     assert rounded.dtype == torch.float32
     assert float(rounded.detach()) == pytest.approx(float(expected.detach()), rel=0.01)
 

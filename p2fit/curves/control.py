@@ -3,7 +3,7 @@
 The P² law has the loss fall towards base_loss, L₀, the loss of the model before pruning. That
 wants a base that more training does not change. Its control says whether it does: the run with
 ``pruning_rate`` = 0 of the same model (``family``, ``params``, and ``base_loss`` to a thousandth,
-for it may be measured anew) and ``seed``.
+for it may be measured anew), distilled from the same ``teacher`` if any, and ``seed``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import polars as pl
 SHARE = 0.1
 
 _BASE = pl.col("base_loss").round(3).alias("_base")
-_MODEL = ("family", "params", "_base")
+_MODEL = ("family", "params", "teacher", "_base")
 
 
 def subtract_control(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:

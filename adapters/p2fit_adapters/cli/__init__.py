@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import click
 
+from p2fit_adapters.cli.evaluate import evaluate
 from p2fit_adapters.cli.post_train import post_train
 from p2fit_adapters.cli.pretrain import pretrain
 from p2fit_adapters.cli.sweep import sweep
@@ -22,5 +23,5 @@ def run() -> None:
     """
 
 
-for _command in (post_train, pretrain, sweep):
+for _command in (evaluate, post_train, pretrain, sweep):
     run.add_command(_command)

@@ -35,13 +35,17 @@ def together(*options: Any) -> Callable[[Any], Any]:
     return add
 
 
-text_option = click.option(
-    "--text",
-    required=True,
-    metavar="TEXT",
-    help="A file or folder, hub:NAME[:CONFIG][@SPLIT], or corpus: the Python sources and "
-    "documentation on this machine.",
-)
+def _text_option(required: bool) -> Any:
+    return click.option(
+        "--text",
+        required=required,
+        metavar="TEXT",
+        help="A file or folder, hub:NAME[:CONFIG][@SPLIT], or corpus: the Python sources and "
+        "documentation on this machine.",
+    )
+
+
+text_option, optional_text_option = _text_option(True), _text_option(False)
 evaluation_options = together(
     click.option(
         "--evals",
@@ -59,20 +63,38 @@ evaluation_options = together(
     ),
     count_option("--eval-tokens", "250K", "Tokens of the evaluation set."),
 )
+batch_size_option = click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Windows in one forward pass: speed and memory, not results.",
+)
 batch_options = together(
     count_option("--seq-len", "1024", "Tokens of a window."),
-    count_option("--batch-tokens", "64K", "Tokens of an optimizer step."),
-    click.option(
-        "--batch-size",
-        type=click.IntRange(min=1),
-        default=8,
-        show_default=True,
-        help="Windows in one forward pass: speed and memory, not results.",
-    ),
+    count_option("--batch-tokens", "65536", "Tokens of an optimizer step."),
+    batch_size_option,
     click.option(
         "--gradient-checkpointing",
         is_flag=True,
         help="Compute activations twice, to save memory.",
+    ),
+)
+machine_options = together(
+    click.option(
+        "--device",
+        type=click.Choice(_DEVICES),
+        default="auto",
+        show_default=True,
+        help="auto takes a GPU where there is one.",
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(_DTYPES),
+        default="auto",
+        show_default=True,
+        help="Of matrix products: auto is bf16 on a GPU and on a CPU that has it in hardware. "
+        "Weights and optimizer are fp32.",
     ),
 )
 other_options = together(
@@ -99,21 +121,7 @@ other_options = together(
         help="Which text is held out.",
     ),
     click.option("--family", help="For the column family; by default the model's type."),
-    click.option(
-        "--device",
-        type=click.Choice(_DEVICES),
-        default="auto",
-        show_default=True,
-        help="auto takes a GPU where there is one.",
-    ),
-    click.option(
-        "--dtype",
-        type=click.Choice(_DTYPES),
-        default="auto",
-        show_default=True,
-        help="Of matrix products: auto is bf16 on a GPU and on a CPU that has it in hardware. "
-        "Weights and optimizer are fp32.",
-    ),
+    machine_options,
     click.option(
         "--checkpoint-minutes",
         type=click.FloatRange(min=0),
