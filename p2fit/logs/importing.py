@@ -33,6 +33,7 @@ from p2fit.wording import suggest
 
 _SETTINGS = (*FACTS, "tokens_per_step", "loss_unit", "bytes_per_token")
 _UNITS = get_args(Unit)
+_RUNS = r"^[=+\-@\t]"  # what a spreadsheet takes for a formula
 _COUNTS = ("params", "tokens", "step", "avg_params", "active_params", "seed", "final")
 
 
@@ -281,6 +282,12 @@ def _join(taken: Sequence[Taken], asked: Asked) -> Imported:
     if {"held-out", "training"} <= {report.kind for report in reports if report.rows}:
         warnings.append(
             "some runs have a held-out loss and others a training loss: do not mix them"
+        )
+    texts = curves.frame.select(pl.col(pl.String).drop_nulls().str.contains(_RUNS).any())
+    if any(texts.row(0)):
+        warnings.append(
+            "cells that begin with = + - or @ are formulas to a spreadsheet, which may run them: "
+            "open these curves there as text only"
         )
     return Imported(replace(curves, source=source), tuple(reports), tuple(dict.fromkeys(warnings)))
 
