@@ -67,7 +67,8 @@ class Values(click.ParamType[list[float]]):
             decades = math.log10(high) - math.log10(low)
             steps = math.ceil(self.per_decade * decades - 1e-9)
             points = count if count else max(steps, 1) + 1
-            if not (str(points).isdigit() and 2 <= int(points) <= 10_000):
+            # Python makes no number of thousands of digits.
+            if not (re.fullmatch("[0-9]{1,5}", str(points)) and 2 <= int(points) <= 10_000):
                 self.fail(f"{part!r}: a range has 2 to 10000 points (1B..100B:5)", param, ctx)
             n = int(points) - 1
             inner = (_between(low, high, i / n) for i in range(1, n))
