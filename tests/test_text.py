@@ -142,6 +142,24 @@ def test_a_name_that_a_spreadsheet_would_run_is_kept_and_said(tmp_path: Path) ->
     assert pl.read_csv(found.csv().encode())["run"].to_list() == [name]
 
 
+@pytest.mark.parametrize("sign", "=+-@")
+def test_cells_of_every_file_are_those_that_were_given(sign: str, tmp_path: Path) -> None:
+    name, made, points = f'{sign}HYPERLINK("http://a.b")', tmp_path / "out.csv", tmp_path / "at.csv"
+    curves, fit = tmp_path / "curves.csv", tmp_path / "fit.json"
+    table = named(name).drop("final")
+    table.write_csv(curves)
+    table.head(3).drop("loss").write_csv(points)
+    p2fit.fit(curves).save(fit)
+    for words in (
+        ["predict", fit, "--at", points, "-o", made],
+        ["simulate", points, "--law", "E/params^x", "--set", "E=2", "--set", "x=0.1", "-o", made],
+    ):
+        assert CliRunner().invoke(main, list(map(str, words))).exit_code == 0
+        given, found = pl.read_csv(points), pl.read_csv(made)
+        assert found["run"].to_list() == given["run"].to_list() == [name] * 3
+        assert found["family"].to_list() == given["family"].to_list()
+
+
 @pytest.mark.parametrize("chain", [" OR params > 1", " AND params > 1", "+1", " IS NOT NULL"])
 @pytest.mark.parametrize("count", [300, 9001])
 def test_a_filter_of_many_terms_is_refused_before_it_ends_the_process(
