@@ -60,7 +60,7 @@ tokens = ["0.1x", 1e6]
 seeds = [1, 2]
 calibration_windows = 8
 """
-COUNT = int(os.environ.get("P2FIT_FUZZ", "2000"))
+COUNT = int(os.environ.get("P2FIT_FUZZ", "500"))
 SECONDS, MEMORY = 10, 1 << 20  # of processor time; KiB
 STRANGE = (
     *("0", "-1", "1e300", "1e-300", "nan", "inf", "true", "9" * 20, "9" * 5000, "2020-01-01"),
