@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALL = bin/pip install -qq --disable-pip-version-check
 
-.PHONY: fit test test-adapters post-train study lint package docs bench clean
+.PHONY: fit test test-adapters fuzz fuzz-adapters post-train study lint package docs bench clean
 
 fit: $(VENV)/.base
 	$(BIN)/p2fit fit examples/chinchilla/chinchilla.csv --where "kept == 1"
@@ -11,10 +11,18 @@ fit: $(VENV)/.base
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n auto
 
+# Each door of p2fit under so many inputs that nobody would write; --tb=short names the first.
+INPUTS ?= 100000
+fuzz: $(VENV)/.test
+	P2FIT_FUZZ=$(INPUTS) $(BIN)/python -m pytest -n auto --tb=short tests/fuzz
+
 # The adapters have torch, and so an environment of their own.
 ADAPTERS = .venv-adapters
 test-adapters: $(ADAPTERS)/.test
 	cd adapters && ../$(ADAPTERS)/bin/python -m pytest -n 2
+
+fuzz-adapters: $(ADAPTERS)/.test
+	cd adapters && P2FIT_FUZZ=$(INPUTS) ../$(ADAPTERS)/bin/python -m pytest --tb=short tests/test_fuzz.py
 
 # Curves from a tiny model, and the law fitted to them; about a minute on one thread.
 post-train: $(ADAPTERS)/.test

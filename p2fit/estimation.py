@@ -222,14 +222,20 @@ def _sensitivity(
     return moved
 
 
-def _sign(problem: Problem, z: Array, index: int) -> str:
-    """How a parameter of a formula of one's own that ended at 0 may be negative."""
+def _onward(problem: Problem, z: Array, index: int) -> str:
+    """How a parameter of a formula of one's own may go on from the bound at which it ended."""
     law, name = problem.law, problem.names[index]
-    if law.name in LAWS or law.ranges[name][0] != 0:
+    if law.name in LAWS:
+        return ""
+    low, high = law.ranges[name]
+    if low < 0 < high:
+        low, high = (10 * low, high) if z[index] < 0 else (low, 10 * high)
+        return f": --range {name}={low:g}..{high:g} lets it go on"
+    if low != 0:
         return ""
     if name in law.powers:
         return ": for the other direction, write its power with the other sign"
-    far = law.ranges[name][1]
+    far = high
     if index < problem.coefficients:
         unit = z.copy()
         unit[index] = problem.typical  # as large as what is predicted
@@ -273,13 +279,13 @@ def _warn(solved: Solved, spread: Covariance | None, options: Options) -> list[s
     for i, name in enumerate(names):
         if name in found.names:
             continue
-        if solution.z[i] <= problem.lower[i]:
+        below = solution.z[i] <= problem.lower[i]
+        if below or solution.z[i] >= problem.upper[i]:
+            side, end = ("lower", 0) if below else ("upper", 1)
             lines.append(
-                f"{name} is at its lower bound, {problem.law.ranges[name][0]:g}"
-                + _sign(problem, solution.z, i)
+                f"{name} is at its {side} bound, {problem.law.ranges[name][end]:g}"
+                + _onward(problem, solution.z, i)
             )
-        elif solution.z[i] >= problem.upper[i]:
-            lines.append(f"{name} is at its upper bound, {problem.law.ranges[name][1]:g}")
     if "base_loss" in columns and target == "loss":
         under = frame.filter(pl.col("loss") < pl.col("base_loss"))
         if under.height:

@@ -18,6 +18,7 @@ import numpy as np
 from p2fit.errors import FitError, LawError
 from p2fit.laws.law import Law
 from p2fit.laws.table import LAWS
+from p2fit.wording import HALVED, halved
 
 _SHOWN = 80  # characters of a value in a message
 
@@ -32,11 +33,8 @@ def parse_json(text: str) -> Any:
         found = json.loads(text, parse_constant=_no_number, parse_float=_float, parse_int=_int)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    if "\\ud" in text.lower():  # half a character, which no file can hold
-        try:
-            json.dumps(found, ensure_ascii=False).encode("utf-8")
-        except UnicodeEncodeError:
-            raise ValueError("half of a surrogate pair stands alone") from None
+    if halved(text, found):
+        raise ValueError(HALVED)
     return found
 
 

@@ -99,7 +99,7 @@ class Schedule:
             raise ValueError(f"prunable: {self.prunable} is not a finite count above 0")
         if not (self.fixed >= 0 and isfinite(self.fixed)):
             raise ValueError(f"fixed: {self.fixed} is not a finite count of at least 0")
-        if self.events is not None and not (self.events >= 1 and self.events == int(self.events)):
+        if self.events is not None and not (self.events >= 1 and self.events % 1 == 0):
             raise ValueError(
                 f"events: {self.events} is not a whole number of at least 1; "
                 "leave it out for the continuous limit"

@@ -1,8 +1,38 @@
-"""Words that many messages share."""
+"""Words that many messages share, and text that can be shown and kept."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
+from typing import Any
+
+#: What a terminal obeys in place of showing it, what turns text around, and halves of characters.
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+#: What is wrong with such JSON.
+HALVED = "half of a surrogate pair stands alone"
+
+
+def printable(text: str) -> str:
+    r"""Text in which what cannot be shown is an escape, as JSON has it.
+
+    >>> printable("a\x1b[31mred")
+    'a\\u001b[31mred'
+    """
+    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def halved(text: str, found: Any) -> bool:
+    """Whether what was read from JSON has half of a surrogate pair, which no text file can hold."""
+    if "\\ud" not in text.lower():
+        return False
+    import json
+
+    try:
+        json.dumps(found, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def suggest(name: str, header: Collection[str]) -> str:

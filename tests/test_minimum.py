@@ -195,6 +195,23 @@ def test_how_a_coefficient_may_be_negative_is_said_at_its_bound() -> None:
     assert free.parameters["c"].estimate == pytest.approx(-0.5, rel=1e-6)
 
 
+def test_the_advice_at_a_bound_leads_to_the_optimum() -> None:
+    x = np.arange(27.0)
+    y = np.where(x < 17, 0.02 * np.sin(x), 1.1 + 0.1 * np.cos(x))
+    table = {"run": [f"r{i}" for i in range(27)], "x": x, "y": y}
+    options: Any = {"target": "y", "loss": "squared", "residual": "linear"}
+    step, ranges = "a/(1 + exp(-b*x - c))", dict[str, tuple[float, float]]()
+    for _ in range(5):
+        fit = p2fit.fit(table, step, ranges=ranges, **options)
+        said = [w for w in fit.warnings if "is at its lower bound" in w]
+        if not said:
+            break
+        low, high = said[0].split("--range c=")[1].split()[0].split("..")
+        ranges = {"c": (float(low), float(high))}
+    beyond = p2fit.fit(table, "a/(1 + exp(b*(d - x)))", **options)
+    assert fit.objective <= beyond.objective * (1 + 1e-3)
+
+
 def test_an_optimum_below_0_is_called_what_it_is() -> None:
     r = [0.015, 0.025, 0.035, 0.045, 0.055, 0.065, 0.075, 0.085, 0.095, 0.125, 0.175, 0.225, 0.275]
     loss = [5.63, 4.62, 3.74, 3.07, 2.58, 2.08, 1.72, 1.47, 1.25, 0.802, 0.434, 0.26, 0.194]

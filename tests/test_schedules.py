@@ -230,6 +230,7 @@ FIELDS = {"kind": "cubic", "sparsity": 0.5, "start": 25, "end": 75, "total": 100
         ({"fixed": np.nan}, "fixed: nan"),
         ({"events": 0}, "events: 0"),
         ({"events": 2.5}, "events: 2.5"),
+        ({"events": float("inf")}, "events: inf"),
     ],
 )
 def test_bad_fields_are_refused(change, message):

@@ -34,9 +34,12 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import json
+import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +54,7 @@ from p2fit_adapters.pruning import combinations, counts_after
 from p2fit_adapters.text import TextSource
 from p2fit_adapters.training import Training
 
+_MOST_TOKENS = 10**16
 _TRAINING = {f.name for f in fields(Training)} - {"tokens", "seed"}
 _KEYS = {
     PRETRAIN: {"models", "tokens", "seeds", "save_model", "sparsities", "shared_trunk"}
@@ -77,9 +81,63 @@ def read_sweep(path: str | Path, out: str | Path) -> Sweep:
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise RunError(f"{path}: {why}") from None
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise RunError(f"{path}: nested too deeply") from None
+    except ValueError as error:  # not TOML, or a number of more digits than Python reads
         raise RunError(f"{path}: {error}") from None
+    for place, what in _faults(document):
+        raise RunError(f"{path}: {place}: {what}")
     return _File(Path(path), document, Path(out)).sweep()
+
+
+def _faults(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Where a document is not of the types of sweep.schema.json, and what is wanted there."""
+    for path, value in _values(document):
+        if isinstance(value, float) and not math.isfinite(value):
+            yield _place(path), f"{value} is no number"
+        elif not isinstance(value, str | bool | int | float):
+            yield _place(path), f"{value}: a date is of no use here"
+    for error in _validator().iter_errors(document):
+        found: Any = document
+        for part in error.instance_path:
+            found = found[part]
+        rule, wanted = json.loads(_schema()), ""
+        for part in error.schema_path:
+            wanted = rule.get("description", wanted) if isinstance(rule, dict) else wanted
+            rule = rule[part]
+        shown = "" if isinstance(found, dict | list) else f"{found!r:.40}: "
+        yield _place(error.instance_path), f"{shown}give {wanted}"
+
+
+def _values(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[Any, Any]]:
+    """All that is no table and no list, with its path."""
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _values(inner, (*path, key))
+    else:
+        yield path, value
+
+
+def _place(path: Sequence[str | int]) -> str:
+    """``pretrain 2: seeds``, ``models.small: hidden_size``: blocks are counted from 1."""
+    kind, *rest = path
+    if kind in (PRETRAIN, POST_TRAIN) and rest:
+        kind = f"{kind} {int(rest.pop(0)) + 1}"
+    elif kind == "models" and rest:
+        kind = f"{kind}.{rest.pop(0)}"
+    return ": ".join([str(kind), *(part for part in rest if isinstance(part, str))])
+
+
+@cache
+def _schema() -> str:
+    return (Path(__file__).parent / "sweep.schema.json").read_text(encoding="utf-8")
+
+
+@cache
+def _validator() -> Any:
+    import jsonschema_rs
+
+    return jsonschema_rs.validator_for(json.loads(_schema()))
 
 
 class _File:
@@ -93,10 +151,8 @@ class _File:
     def fail(self, where: str, what: str) -> RunError:
         return RunError(f"{self.path}: {where}: {what}")
 
-    def known(self, where: str, table: Any, names: Iterable[str]) -> dict[str, Any]:
-        """The table, if it is one and has no other keys."""
-        if not isinstance(table, dict):
-            raise self.fail(where, "is to be a table")
+    def known(self, where: str, table: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+        """The table, if it has no other keys."""
         known = sorted(names)
         for name in table:
             if name not in known:
@@ -110,8 +166,6 @@ class _File:
             "top", self.document, ("text", "training", "models", "threads", PRETRAIN, POST_TRAIN)
         )
         threads = document.get("threads", 1)
-        if not isinstance(threads, int) or threads < 1:
-            raise self.fail("threads", f"{threads!r}: use a whole number from 1 up")
         text = self.known("text", document.get("text", {}), {f.name for f in fields(TextSource)})
         if "spec" not in text:
             raise self.fail(
@@ -121,10 +175,7 @@ class _File:
         self.shared = self.known("training", document.get("training", {}), _TRAINING)
         self.read_models(document.get("models", {}))
         for kind in (PRETRAIN, POST_TRAIN):
-            blocks = document.get(kind, [])
-            if not isinstance(blocks, list):
-                raise self.fail(kind, f"is to be a list of tables: [[{kind}]]")
-            for i, block in enumerate(blocks, 1):
+            for i, block in enumerate(document.get(kind, []), 1):
                 where = f"{kind} {i}"
                 self.known(where, block, _KEYS[kind])
                 found = self.pretraining if kind == PRETRAIN else self.post_training
@@ -153,7 +204,7 @@ class _File:
     def read_models(self, tables: Any) -> None:
         for name, table in self.known("models", tables, tables).items():
             where = f"models.{name}"
-            if not isinstance(table, dict) or ("type" in table) == ("path" in table):
+            if ("type" in table) == ("path" in table):
                 raise self.fail(where, "give either type (trained here) or path (trained before)")
             self.models[name] = table
             try:
@@ -166,9 +217,17 @@ class _File:
                 else:
                     self.known(where, table, ("path", "revision"))
                     self.configs[name] = load_config(table["path"], table.get("revision"))
-                self.sizes[name] = count_parameters(meta_model(self.configs[name])).total
+                self.sizes[name] = self.size(self.configs[name])
             except RunError as error:
                 raise self.fail(where, str(error)) from None
+
+    def size(self, config: Any) -> int:
+        """Parameters of a model."""
+        try:
+            return count_parameters(meta_model(config)).total
+        except Exception as error:  # of many kinds: each model checks in its own way
+            why = str(error).strip().partition("\n")[0]
+            raise RunError(f"no such model: {why or type(error).__name__}") from None
 
     def names(self, where: str, block: dict[str, Any]) -> list[str]:
         """The models of a block; by default all that it can take."""
@@ -182,7 +241,7 @@ class _File:
 
     def list_of(self, where: str, block: dict[str, Any], key: str, default: Any) -> list[Any]:
         values = block.get(key, default)
-        if not isinstance(values, list) or (not values and key in ("models", "tokens", "seeds")):
+        if not values and key in ("models", "tokens", "seeds"):
             raise self.fail(where, f"{key}: {values!r}: give a list")
         return list(dict.fromkeys(values))
 
@@ -220,14 +279,10 @@ class _File:
         return values
 
     def tokens(self, where: str, value: Any, name: str) -> int:
-        if isinstance(value, str) and value.endswith("x"):
-            try:
-                return round(float(value[:-1]) * self.sizes[name])
-            except ValueError:
-                pass
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            return round(value)
-        raise self.fail(where, f'tokens: {value!r}: give a count such as 1e8, or "20x"')
+        count = round(float(value[:-1]) * self.sizes[name] if isinstance(value, str) else value)
+        if count > _MOST_TOKENS:
+            raise self.fail(where, f"tokens: {value!r}: more than {_MOST_TOKENS:.0e}")
+        return count
 
     def pretraining(self, where: str, block: dict[str, Any], name: str) -> list[Job]:
         shape = {k: block[k] for k in ("schedule", "start", "end", "events") if k in block}

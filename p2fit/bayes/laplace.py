@@ -64,8 +64,17 @@ def find_mode(density: Density, start: Array) -> Mode:
             break
     _, curvature = _derivatives(density, x, 30 * _STEP * scale)
     lengths, axes = np.linalg.eigh(-curvature * np.outer(scale, scale))
-    root = scale[:, None] * axes / np.sqrt(np.maximum(lengths, 1e-3))
-    return Mode(x, root)
+    return Mode(x, scale[:, None] * _root(1 / np.maximum(lengths, 1e-3), axes))
+
+
+def _root(lengths: Array, axes: Array) -> Array:
+    """The symmetric root of a covariance, from its eigenvalues and vectors.
+
+    There is only one. The signs of the vectors depend on the processor, and draws made of a root
+    that has them would too.
+    """
+    found: Array = (axes * np.sqrt(lengths)) @ axes.T
+    return found
 
 
 def _derivatives(density: Density, x: Array, h: Array) -> tuple[Array, Array]:
@@ -103,10 +112,10 @@ def importance(density: Density, mode: Mode, seed: int = 0) -> Weighted:
     of its own weighted draws, where that makes the weights more even.
     """
     rng = np.random.default_rng(seed)
-    centre, root = mode.x, mode.root
+    centre, spread = mode.x, mode.root
     found = None
     for _ in range(1 + _REFINED):
-        x, log_weights = _propose(density, centre, root, rng)
+        x, log_weights = _propose(density, centre, spread, rng)
         smoothed, k = pareto_smooth(log_weights)
         weights = np.exp(smoothed - smoothed.max())
         weights /= weights.sum()
@@ -117,7 +126,7 @@ def importance(density: Density, mode: Mode, seed: int = 0) -> Weighted:
         centre = weights @ x
         away = (x - centre) * np.sqrt(weights)[:, None]
         lengths, axes = np.linalg.eigh(away.T @ away)
-        root = axes * np.sqrt(np.maximum(lengths, 1e-12 * lengths.max()))
+        spread = _root(np.maximum(lengths, 1e-12 * lengths.max()), axes)
     assert found is not None
     x, weights, k = found
     # Systematic resampling: every draw of weight w comes floor or ceil of DRAWS w times.
@@ -127,13 +136,13 @@ def importance(density: Density, mode: Mode, seed: int = 0) -> Weighted:
 
 
 def _propose(
-    density: Density, centre: Array, root: Array, rng: np.random.Generator
+    density: Density, centre: Array, spread: Array, rng: np.random.Generator
 ) -> tuple[Array, Array]:
     d = len(centre)
     normal = rng.standard_normal((PROPOSALS, d))
     stretch = rng.chisquare(_DEGREES, PROPOSALS) / _DEGREES
     y = normal / np.sqrt(stretch)[:, None]
-    x = centre + y @ root.T
+    x = centre + y @ spread.T
     proposal = -(_DEGREES + d) / 2 * np.log1p((y**2).sum(axis=1) / _DEGREES)
     return x, density(x) - proposal
 

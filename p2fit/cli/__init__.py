@@ -7,6 +7,7 @@ small tool. A distribution adds commands of its own through the entry points of 
 
 from __future__ import annotations
 
+import io
 import sys
 from importlib import import_module
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import click
 
 from p2fit import __version__, extras
+from p2fit.wording import printable
 
 _MODULES = {
     "fitting": ("fit", "check", "laws", "schema"),
@@ -33,6 +35,12 @@ class Commands(click.Group):
     What the user can mend ends in one clear line on standard error and exit code 2.
     """
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):  # a terminal may lack characters: a ? for each
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")
+        return super().main(*args, **options)
+
     def invoke(self, ctx: click.Context) -> Any:
         from p2fit.errors import CurvesError, FitError, LawError
         from p2fit.files import guarding
@@ -41,7 +49,12 @@ class Commands(click.Group):
             with guarding():
                 return super().invoke(ctx)
         except (CurvesError, FitError, LawError) as error:
-            click.echo(str(error), err=True)
+            click.echo(printable(str(error)), err=True)
+        except UnicodeEncodeError as error:  # from the command line, which holds any bytes
+            click.echo(f"{printable(error.object)} is not UTF-8", err=True)
+        except click.ClickException as error:
+            vars(error)["message"] = printable(error.message)
+            raise
         except OSError as error:
             if isinstance(error, BrokenPipeError):  # the reader has seen enough
                 raise

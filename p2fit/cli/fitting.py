@@ -85,18 +85,14 @@ def fit(
     from p2fit.files import write_text
     from p2fit.fit import to_json
     from p2fit.fitting import fit_each
+    from p2fit.show.fit import overview
 
     options = {name: value for name, value in options.items() if name not in _LEFT_OUT or value}
     with working(f"fitting {curves}") as progress:
         fits = fit_each(curves, progress=progress, **options)
     if output is not None:
         write_text(output, to_json(fits))
-    if as_json:
-        click.echo(to_json(fits), nl=False)
-    else:
-        from p2fit.show.fit import overview
-
-        print_all(fits, overview=overview)
+    print_all(fits, as_json, overview=overview)
     if not (allow_unconverged or all(one.converged for one in fits)):
         click.get_current_context().exit(3)
 

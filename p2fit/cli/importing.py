@@ -8,6 +8,7 @@ import click
 
 from p2fit.cli.shared import json_option, print_json, working
 from p2fit.cli.values import Count, Output, Pair, Share, mapping
+from p2fit.wording import printable
 
 
 @click.command("import")
@@ -81,6 +82,6 @@ def import_logs(logs: tuple[str, ...], as_json: bool, output: str | None, **opti
     if as_json:
         print_json(found.to_dict())
         return
-    click.echo(found.summary(), nl=False, err=True)
+    click.echo(printable(found.summary()), nl=False, err=True)
     if output is None:
-        click.echo(found.csv(), nl=False)
+        click.echo(found.csv().encode(), nl=False)

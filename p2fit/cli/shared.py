@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from p2fit.cli.values import Count, Output, Pair, Range, Share, Values, mapping, names
+from p2fit.wording import printable
 
 
 @contextmanager
@@ -28,12 +29,12 @@ def working(what: str) -> Iterator[Callable[[int, int], None] | None]:
 
 def echo(renderable: Any) -> None:
     """Colours and the terminal's width on a terminal; plain and stable when piped."""
-    from p2fit.show.parts import text
+    from p2fit.show.parts import Printable, text
 
     if sys.stdout is not None and sys.stdout.isatty():
         from rich.console import Console
 
-        Console().print(renderable)
+        Console().print(Printable(renderable))
     else:
         click.echo(text(renderable), nl=False)
 
@@ -61,7 +62,9 @@ def print_all(
 
 
 def print_json(document: Any) -> None:
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+    whole = "utf" in str(getattr(sys.stdout, "encoding", "utf-8")).lower()
+    text = json.dumps(document, indent=2, ensure_ascii=not whole, allow_nan=False)
+    click.echo(printable(text))
 
 
 column_option = click.option(

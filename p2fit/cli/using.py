@@ -432,6 +432,6 @@ def simulate(
     found = simulate_law(law, parameters, design or crossed_points(columns), **noise)
     text = found.write_csv()
     if output is None:
-        click.echo(text, nl=False)
+        click.echo(text.encode(), nl=False)
     else:
         write_text(output, text)

@@ -64,14 +64,24 @@ class Values(click.ParamType[list[float]]):
             high = Count().convert(last, param, ctx)
             if not 0 < low < high < math.inf:
                 self.fail(f"{part!r}: a range goes up from above 0 (1B..100B)", param, ctx)
-            steps = math.ceil(self.per_decade * math.log10(high / low) - 1e-9)
+            decades = math.log10(high) - math.log10(low)
+            steps = math.ceil(self.per_decade * decades - 1e-9)
             points = count if count else max(steps, 1) + 1
-            if not (str(points).isdigit() and 2 <= int(points) <= 10_000):
+            # Python makes no number of thousands of digits.
+            if not (re.fullmatch("[0-9]{1,5}", str(points)) and 2 <= int(points) <= 10_000):
                 self.fail(f"{part!r}: a range has 2 to 10000 points (1B..100B:5)", param, ctx)
             n = int(points) - 1
-            inner = (low * (high / low) ** (i / n) for i in range(1, n))
+            inner = (_between(low, high, i / n) for i in range(1, n))
             found += [low, *(float(f"{v:.15g}") for v in inner), high]
         return found
+
+
+def _between(low: float, high: float, share: float) -> float:
+    """The value at a share of the way, in the log; the ends may be as far apart as numbers go."""
+    ratio = high / low
+    if math.isfinite(ratio):
+        return float(low * ratio**share)
+    return float(low ** (1 - share) * high**share)
 
 
 class Share(click.ParamType[float]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -20,6 +21,11 @@ from p2fit.laws.table import LAWS, get_law
 from p2fit.wording import join
 
 Source = Curves | str | Path | BinaryIO | pl.DataFrame | Mapping[str, Any]
+
+#: What nests a filter: all but names, numbers, commas and the like.
+_OPERATORS = re.compile(r"\b(?:and|or|not|is|in|between|i?like|case|when)\b|[^\w\s,()]", re.I)
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|\d+\.\d*")
+_MOST_OPERATORS = 200
 
 #: Columns that a law of post-training after pruning never pools silently.
 GROUPS = ("family", "method")
@@ -327,6 +333,11 @@ def where_expression(text: str, frame: pl.DataFrame) -> pl.Expr:
     Raises:
         FitError: it cannot be read, or does not fit the columns.
     """
+    # Polars takes it apart by recursion, and where its stack ends so does the process.
+    if len(_OPERATORS.findall(_QUOTED.sub("", text))) > _MOST_OPERATORS:
+        raise FitError(
+            f"--where has more than {_MOST_OPERATORS} operators: name many values with IN (…)"
+        )
     try:
         expression = pl.sql_expr(text)
         frame.filter(expression)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
@@ -12,6 +13,8 @@ from p2fit.arrays import Array
 from p2fit.curves.choosing import Source, read
 from p2fit.errors import CurvesError, FitError
 from p2fit.wording import join
+
+_MOST = 1_000_000  # points made of values
 
 
 def points_table(source: Source, inputs: Collection[str]) -> pl.DataFrame:
@@ -44,7 +47,14 @@ def points_table(source: Source, inputs: Collection[str]) -> pl.DataFrame:
 
 
 def crossed_points(values: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
-    """Every combination of some values of each input, the last varying fastest."""
+    """Every combination of some values of each input, the last varying fastest.
+
+    Raises:
+        FitError: they are too many.
+    """
+    count = math.prod(map(len, values.values()))
+    if count > _MOST:
+        raise FitError(f"{count:,} combinations of inputs: at most {_MOST:,}")
     rows = itertools.product(*values.values())
     return {x: list(column) for x, column in zip(values, zip(*rows))}
 

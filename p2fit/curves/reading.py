@@ -21,6 +21,7 @@ import polars as pl
 from p2fit.curves.checking import REQUIRED, Table, check_table
 from p2fit.errors import FRAME, CurvesError, Fault, FitError
 from p2fit.files import opening
+from p2fit.wording import printable
 
 _PACKED = {
     b"\x1f\x8b": "gzip; unpack it first",
@@ -133,10 +134,10 @@ def read_bytes(path: str | Path | BinaryIO) -> tuple[str, bytes]:
         return "<stdin>", read_stdin()
     if not isinstance(path, str | Path):
         name = getattr(path, "name", None)
-        return name if isinstance(name, str) else "<stream>", path.read()
+        return printable(name) if isinstance(name, str) else "<stream>", path.read()
     opening(path)
     try:
-        return str(path), Path(path).read_bytes()
+        return printable(str(path)), Path(path).read_bytes()
     except FileNotFoundError:
         why = "no such file"
     except IsADirectoryError:
@@ -145,7 +146,7 @@ def read_bytes(path: str | Path | BinaryIO) -> tuple[str, bytes]:
         why = "no permission to read it"
     except OSError as error:
         why = error.strerror or str(error)
-    raise CurvesError([Fault(str(path), None, None, why)])
+    raise CurvesError([Fault(printable(str(path)), None, None, why)])
 
 
 def no_text(data: bytes) -> str | None:

@@ -50,7 +50,7 @@ def parse_holdout(holdout: str) -> tuple[str, float]:
         return kind, share
     if kind == "k-fold":
         value = value or "5"
-        if not value.isdecimal():
+        if not (value.isdecimal() and len(value) < 10):  # of thousands, Python makes no number
             raise known
         if int(value) < 2:
             raise FitError(f"{holdout}: at least 2 folds are needed")

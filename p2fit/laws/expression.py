@@ -95,7 +95,7 @@ def parse(formula: str) -> ast.expr:
     try:
         tree = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        detail = getattr(error, "msg", None) or "too deep"
+        detail = getattr(error, "msg", None) or getattr(error, "reason", "too deep")
         raise LawError(f"cannot read the formula {formula!r}: {detail}") from None
     allowed = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.USub, ast.UAdd, ast.Load)
     nodes = list(ast.walk(tree))

@@ -384,6 +384,13 @@ class Law:
         """
         values = {n: np.asarray(columns[n], float) for n in self.inputs}
         shape = np.broadcast_shapes(*(v.shape for v in values.values()))
+        parameters = {n: np.float64(v) for n, v in parameters.items()}
+        with np.errstate(all="ignore"):
+            return self._gradient(parameters, values, shape)
+
+    def _gradient(
+        self, parameters: Mapping[str, float], values: Mapping[str, Array], shape: tuple[int, ...]
+    ) -> dict[str, Array]:
         if not self.monomial:
             found = self.jet(parameters, values).first
             logged = {*self.coefficients, *self.scales}
@@ -400,8 +407,7 @@ class Law:
                 at = evaluate(base, values)
                 # Where a base is 0 so is its term, or it is infinite: either has no slope.
                 logs[base] = np.log(np.where(at > 0, at, 1.0))
-                with np.errstate(all="ignore"):
-                    size = size * np.power(at, power.value(parameters))
+                size = size * np.power(at, power.value(parameters))
             own = term.coefficient
             used = {*term.exponents, *(e for e, _ in term.scale.weights)}
             by_exponent = {e: np.zeros(shape) for e in used}

@@ -51,8 +51,22 @@ def _special_cases(
         wide = len(law.free) / 2  # what is left of a law with less is found without a start
         found = [(case, held) for case, held in cases if case and len(case.free) > wide]
         if found:
-            return tuple(sorted(found, key=lambda case: -len(case[0].free))[:_MOST])
+            return tuple(_widest(sorted(found, key=lambda case: -len(case[0].free)))[:_MOST])
     return ()
+
+
+def _widest(cases: list[Case]) -> list[Case]:
+    """Those of cases, widest first, that none before them contains."""
+    kept: list[Case] = []
+    for law, held in cases:
+        # What holds more of the same, or of what is idle in it, is a case of the other.
+        within = (
+            all(held.get(n) == v or n not in {*held, *law.free} for n, v in other.items())
+            for _, other in kept
+        )
+        if not any(within):
+            kept.append((law, held))
+    return kept
 
 
 def _values(law: Law, name: str) -> Iterator[float]:

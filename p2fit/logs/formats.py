@@ -23,6 +23,7 @@ from p2fit import extras
 from p2fit.curves.checking import KEPT
 from p2fit.curves.reading import no_text, parse, read_bytes
 from p2fit.errors import CurvesError, Fault, FitError
+from p2fit.wording import HALVED, halved, printable
 
 STATE = "trainer_state.json"
 EVENTS = "tfevents"
@@ -140,7 +141,7 @@ def place(source: Path) -> tuple[str, ...]:
             path = path.parent
     elif path.is_file():
         path = path.parent if EVENTS in path.name else path.with_suffix("")
-    return path.parts[1:] or ("run",)
+    return tuple(map(printable, path.parts[1:])) or ("run",)
 
 
 def read_log(source: Path) -> list[Log]:
@@ -255,13 +256,16 @@ def _json(source: str, data: bytes, by_line: bool) -> Log:
 
 def _loads(source: str, text: str, line: int | None = None) -> Any:
     try:
-        return json.loads(text)
+        found = json.loads(text)
     except json.JSONDecodeError:
         raise
     except RecursionError:
         raise _broken(source, "not a log: JSON nested too deep", line) from None
     except ValueError:
         raise _broken(source, "a number of more than 4300 digits", line) from None
+    if halved(text, found):
+        raise _broken(source, HALVED, line)
+    return found
 
 
 def _why(error: json.JSONDecodeError) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -29,10 +28,11 @@ from p2fit.logs.rows import (
     name_runs,
     take,
 )
-from p2fit.wording import suggest
+from p2fit.wording import printable, suggest
 
 _SETTINGS = (*FACTS, "tokens_per_step", "loss_unit", "bytes_per_token")
 _UNITS = get_args(Unit)
+_RUNS = r"^[=+\-@\t]"  # what a spreadsheet takes for a formula
 _COUNTS = ("params", "tokens", "step", "avg_params", "active_params", "seed", "final")
 
 
@@ -205,7 +205,7 @@ def _verify(asked: Asked) -> None:
 def _wrong(name: str, value: Any) -> str | None:
     """What is wrong with something said of a run; the data format has rules for the rest."""
     good: bool
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    number, text = _is_number(value), isinstance(value, str) and printable(value) == value
     if name not in _SETTINGS:
         quotes = f'; a name with a dot needs quotes: ["a.{name}"]'
         offer = suggest(name, _SETTINGS).replace("the columns are", "the settings are")
@@ -213,15 +213,22 @@ def _wrong(name: str, value: Any) -> str | None:
     if name == "loss_unit":
         return None if value in _UNITS else f"loss_unit is {value!r}: use {' or '.join(_UNITS)}"
     if name in ("method", "family"):
-        good, what = isinstance(value, str) and value.strip() != "", "a text"
+        good, what = text and value.strip() != "", "a text"
     elif name == "seed":
-        good = isinstance(value, str) or (number and value % 1 == 0)
+        good = text or (number and value % 1 == 0)
         what = "a whole number or text"
     elif name in ("tokens_per_step", "bytes_per_token"):
-        good, what = number and 0 < value < math.inf, "a number above 0, such as 4e6"
+        good, what = number and value > 0, "a number above 0, such as 4e6"
     else:
         good, what = number, "a number, such as 1.2e9"
-    return None if good else f"{name} is {value!r}: it must be {what}"
+    return None if good else f"{name} is {value!r:.40}: it must be {what}"
+
+
+def _is_number(value: Any) -> bool:
+    """Whether something is a finite number; a truth value is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < 2.0**1023  # of an int of any size, too
 
 
 def _tables(
@@ -240,8 +247,12 @@ def _tables(
             document = tomllib.loads(data.decode("utf-8-sig"))
         except UnicodeDecodeError:
             raise CurvesError([Fault(origin, None, None, "not UTF-8: save it as UTF-8")]) from None
-        except tomllib.TOMLDecodeError as error:
-            raise CurvesError([Fault(origin, None, None, f"not TOML: {error}")]) from None
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # or a number of more digits than Python reads
+            why = "nested too deeply" if isinstance(error, RecursionError) else error
+            raise CurvesError([Fault(origin, None, None, f"not TOML: {why}")]) from None
     for name, table in document.items():
         if not isinstance(table, Mapping):
             what = "not in the table of a run: put it below [NAME], the run's name"
@@ -281,6 +292,12 @@ def _join(taken: Sequence[Taken], asked: Asked) -> Imported:
     if {"held-out", "training"} <= {report.kind for report in reports if report.rows}:
         warnings.append(
             "some runs have a held-out loss and others a training loss: do not mix them"
+        )
+    texts = curves.frame.select(pl.col(pl.String).drop_nulls().str.contains(_RUNS).any())
+    if any(texts.row(0)):
+        warnings.append(
+            "cells that begin with = + - or @ are formulas to a spreadsheet, which may run them: "
+            "open these curves there as text only"
         )
     return Imported(replace(curves, source=source), tuple(reports), tuple(dict.fromkeys(warnings)))
 

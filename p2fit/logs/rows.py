@@ -210,7 +210,7 @@ def take(log: Log, run: pl.Series, asked: Asked) -> Taken:
     names = _find(log, loss, asked)
     _need(log, names, facts)
     frame = _frame(log, run, names)
-    counted = {name: f["tokens_per_step"] for name, f in facts.items() if "tokens_per_step" in f}
+    counted = {n: float(f["tokens_per_step"]) for n, f in facts.items() if "tokens_per_step" in f}
     if counted:
         per_step = pl.col("run").replace_strict(counted, default=None, return_dtype=pl.Float64)
         other = pl.col("tokens") if "tokens" in names else None

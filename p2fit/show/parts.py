@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from p2fit.wording import printable
 
 if TYPE_CHECKING:
     from p2fit.laws.law import Law
@@ -37,8 +40,20 @@ def text(what: Any) -> str:
     console = Console(
         file=out, width=WIDTH, color_system=None, emoji=False, markup=False, highlight=False
     )
-    console.print(what)
+    console.print(Printable(what))
     return "".join(line.rstrip() + "\n" for line in out.getvalue().splitlines())
+
+
+class Printable:
+    """What rich prints, without what names in it would have the terminal do."""
+
+    def __init__(self, what: RenderableType) -> None:
+        self.what = what
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        for segment in console.render(self.what, options):
+            words = segment.text if segment.control else printable(segment.text)
+            yield Segment(words, segment.style, segment.control)
 
 
 def labels(groups: Sequence[Mapping[str, str]]) -> list[str]:

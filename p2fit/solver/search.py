@@ -49,7 +49,7 @@ _START_ROWS = 4096  # rows used to find starts; all are used to polish
 _CREEPS, _MORE = 1e-7, 2000  # what a point may promise that is led on; by so many iterations
 _ROUNDS, _ENOUGH, _SAME = 4, 0.5, 1e-3  # scatters; share of searches that end within this
 _FIRST, _LAST, _CREEPING = 40, 160, 3  # iterations; searches that are led on
-_SQUARES, _NEAR = 40, 8  # iterations; minima that are led on
+_SQUARES, _NEAR = (12, 40), 8  # the same of squares; minima that are led on
 
 
 @dataclass(frozen=True)
@@ -174,19 +174,19 @@ def _searched(problem: Problem, grid: Problem, seed: int) -> Minimum:
         return _rounds(problem, grid, starts, seed)
     # Squares have fewer local minima, and where theirs is Huber's loss has one near by.
     plain = replace(grid, delta=np.inf)
-    squares = minimise(plain, find_starts(grid, None, _STARTS, seed), iterations=_SQUARES)
+    squares = _led(plain, find_starts(grid, None, _STARTS, seed), *_SQUARES)
     near = _distinct(problem, squares.z[np.argsort(squares.value)], digits=3)[:_NEAR]
     robust = _robust_starts(grid, squares, seed)[:_NEAR]
     return _led(problem, _distinct(problem, np.concatenate([near, robust, starts])))
 
 
-def _led(problem: Problem, starts: Array) -> Minimum:
+def _led(problem: Problem, starts: Array, first: int = _FIRST, last: int = _LAST) -> Minimum:
     """Minima from all starts; of those that creep only the lowest are led to the end."""
-    found = minimise(problem, starts, iterations=_FIRST)
+    found = minimise(problem, starts, iterations=first)
     creeping = np.flatnonzero(found.converged == 0)
     lowest = creeping[np.argsort(found.value[creeping])][:_CREEPING]
     if len(lowest):
-        more = minimise(problem, found.z[lowest], iterations=_LAST)
+        more = minimise(problem, found.z[lowest], iterations=last)
         found.z[lowest], found.value[lowest] = more.z, more.value
         found.converged[lowest] = more.converged
     return found
