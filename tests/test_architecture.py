@@ -21,6 +21,7 @@ ORDER = (
     "arrays",
     "errors",
     "wording",
+    "numerals",
     "extras",
     "results",
     "files",

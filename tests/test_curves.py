@@ -241,8 +241,7 @@ BAD_FILES = [
     bad_cell("run", "  ", "empty cell", beyond=True),
     bad_cell("params", "7", f"7 is below 1e4: {HINT} (use 7e9, not 7)"),
     bad_cell("params", "-7e9", "-7e9 is below 1e4"),
-    bad_cell("params", "7B", "7B is not a number: write 7e9"),
-    bad_cell("params", "1.5 m", "1.5 m is not a number: write 1.5e6"),
+    bad_cell("params", "7X", "7X is not a number"),
     bad_cell("params", "1e400", "1e400 is not a number", beyond=True),
     bad_cell("params", "1_000_000", "1_000_000 is not a number", beyond=True),
     bad_cell("tokens", "20", f"20 is between 0 and 1e3: {HINT} (use 2e9, not 2)", beyond=True),
@@ -476,14 +475,14 @@ def test_from_frame() -> None:
 def test_faults_of_a_frame() -> None:
     columns = {
         "run": ["a", "a", "b", None],
-        "params": ["1e9", "7B", "1e9", "1e9"],
+        "params": ["1e9", "7X", "1e9", "1e9"],
         "tokens": [1e9, 1e9, 1e9, 1e9],
         "loss": [3.0, 3.0, -1.0, math.nan],
     }
     with pytest.raises(CurvesError) as caught:
         from_frame(columns)
     assert str(caught.value).splitlines() == [
-        "<frame>: row 2: params: 7B is not a number: write 7e9",
+        "<frame>: row 2: params: 7X is not a number",
         '<frame>: row 2: tokens: run "a" has 1e9 tokens on row 1 already',
         "<frame>: row 3: loss: -1 is not above 0",
         "<frame>: row 4: run: empty cell",

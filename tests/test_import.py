@@ -503,7 +503,10 @@ def test_a_good_log_beside_a_broken_one_saves_nothing(tmp_path: Path) -> None:
         (["--column", "params=epoch", "--params", "1M"], "params is taken from epoch, and params"),
         (["--tokens-per-step", "512"], "w24: no params: give --params"),
         (["--params", "1M"], "w24: no token counts: give --tokens-per-step, or --column tokens"),
-        (["--params", "1M", "--column", "loss=evl_loss"], "no evl_loss to take loss from; did you"),
+        (
+            ["--params", "1M", "--column", "loss=evl_loss"],
+            "loss: no column evl_loss to take it from; did you",
+        ),
         (
             ["--params", "1M", "--tokens-per-step", "1K", "--loss-unit", "bits-per-byte"],
             "bits per byte need --bytes-per-token",

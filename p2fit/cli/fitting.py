@@ -15,6 +15,7 @@ from p2fit.cli.shared import (
     json_option,
     print_all,
     print_json,
+    run_by_option,
     working,
 )
 from p2fit.cli.values import Output
@@ -80,6 +81,7 @@ def fit(
       p2fit fit curves.csv --where "kept == 1" --json
       p2fit fit curves.csv --law p2 --fix gamma=-1 -o fit.json
       p2fit fit curves.csv --law "E + A/params^alpha" --column loss=val_loss
+      p2fit fit sweep.csv --run-by model,pct --column pruning_rate=pct/100 --column tokens=B*1e9
       p2fit fit curves.csv --backend bayes --prior "alpha ~ Normal(0.35, 0.1)"
     """
     from p2fit.files import write_text
@@ -105,8 +107,9 @@ def fit(
 @click.argument("curves", metavar="CURVES.CSV")
 @click.option("--law", metavar="LAW", help="Also check what this law needs.")
 @column_option
+@run_by_option
 @json_option
-def check(curves: str, law: str | None, columns: dict[str, str], as_json: bool) -> None:
+def check(curves: str, law: str | None, as_json: bool, **options: Any) -> None:
     """Check a file of loss curves and list every fault.
 
     \b
@@ -115,7 +118,7 @@ def check(curves: str, law: str | None, columns: dict[str, str], as_json: bool) 
     """
     from p2fit.curves.choosing import check as check_curves
 
-    found = check_curves(curves, law, columns=columns)
+    found = check_curves(curves, law, **options)
     if as_json:
         print_json(found)
         return

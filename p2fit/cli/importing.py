@@ -6,22 +6,14 @@ from typing import Any
 
 import click
 
-from p2fit.cli.shared import json_option, print_json, working
-from p2fit.cli.values import Count, Output, Pair, Share, mapping
+from p2fit.cli.shared import column_option, json_option, print_json, run_by_option, working
+from p2fit.cli.values import Count, Output, Share
 
 
 @click.command("import")
 @click.argument("logs", metavar="LOG...", nargs=-1, required=True)
-@click.option(
-    "--column",
-    "columns",
-    multiple=True,
-    callback=mapping,
-    type=Pair("COLUMN=NAME"),
-    metavar="COLUMN=NAME",
-    help="Take a column from what the logs call NAME, e.g. loss=eval/loss, step=_step, "
-    "run=run_name. Repeatable.",
-)
+@column_option
+@run_by_option
 @click.option("--run-from-path", is_flag=True, help="Name runs by their folders or files.")
 @click.option(
     "--runs",

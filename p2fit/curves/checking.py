@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import operator
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -15,12 +14,13 @@ from typing import Any
 
 import polars as pl
 
-from p2fit.errors import FRAME, CurvesError, Fault
+from p2fit.curves.columns import read_expression
+from p2fit.errors import FRAME, CurvesError, Fault, FitError
+from p2fit.numerals import read_count, read_share
 from p2fit.wording import suggest
 
 KEPT = 1000  # faults kept of a hopeless file; the rest is counted
-_SUFFIX = re.compile(r"([+-]?\d+(?:\.\d+)?) ?([KMBGT])", re.IGNORECASE)
-_POWER = {"K": "e3", "M": "e6", "B": "e9", "G": "e9", "T": "e12"}
+READ = {"count": read_count, "share": read_share}  # how cells of a unit may be written
 
 # Property of a rule, what relates it to a good value, words for a bad one, its side of an interval.
 _LIMITS = (
@@ -134,14 +134,30 @@ def _find_columns(table: Table, columns: Mapping[str, str]) -> None:
             table.fault_header(None, f"column {i + 1} has no name: name it, or leave it out")
         elif (first := table.where.setdefault(name, i)) != i:
             table.fault_header(name, f"columns {first + 1} and {i + 1} have the same name")
-    mapped = {}
-    for target, name in columns.items():
-        if name in table.where:
-            mapped[target] = table.where[name]
-        else:
-            offer = suggest(name, table.where)
-            table.fault_header(target, f"no column {name} to take it from{offer}")
+    mapped: dict[str, int] = {}
+    # A run may be named by columns that are themselves taken from elsewhere.
+    for target, name in sorted(columns.items(), key=lambda pair: pair[0] == "run"):
+        known = {**mapped, **table.where} if target == "run" else table.where
+        try:
+            mapped[target] = known[name] if name in known else _work_out(table, target, name, known)
+        except FitError as error:
+            table.fault_header(target, str(error))
     table.where |= mapped
+
+
+def _work_out(table: Table, target: str, text: str, known: Mapping[str, int]) -> int:
+    """Add a column that an expression makes, and say where it is."""
+    expression = read_expression(text, known)
+    cells = table.cells
+    values, refused = expression.values(lambda name: cells.to_series(known[name]), cells.height)
+    for row, name, why in refused[:KEPT]:
+        table.fault(table.lines[row], name, why)
+    table.uncounted += max(len(refused) - KEPT, 0)
+    if refused:
+        table.stop_at_faults()
+    table.cells = cells.with_columns(values.alias(str(cells.width)))
+    table.header.append(f"{target} = {text}")
+    return cells.width
 
 
 def _convert(table: Table, rules: Mapping[str, _Rule], needed: Collection[str]) -> pl.DataFrame:
@@ -150,15 +166,22 @@ def _convert(table: Table, rules: Mapping[str, _Rule], needed: Collection[str]) 
     text = [
         _clean(cells.to_series(i), table.tidy).alias(f"text {n}") for n, i in table.where.items()
     ]
-    value = [
-        pl.col(f"text {n}")
-        .cast(pl.String if rule["type"] == "string" else pl.Float64, strict=False)
-        .alias(f"value {n}")
+    value = {
+        n: pl.col(f"text {n}").cast(
+            pl.String if rule["type"] == "string" else pl.Float64, strict=False
+        )
         for n, rule in rules.items()
-    ]
+    }
     wrong = [_wrong(n, rule, n in needed).alias(f"wrong {n}") for n, rule in rules.items()]
-    # One query: a dozen of them would cost more than reading a small file.
-    done = cells.lazy().select(text).with_columns(value).with_columns(wrong).collect()
+
+    def query(value: Mapping[str, pl.Expr]) -> pl.DataFrame:
+        # One query: a dozen of them would cost more than reading a small file.
+        values = [column.alias(f"value {n}") for n, column in value.items()]
+        return cells.lazy().select(text).with_columns(values).with_columns(wrong).collect()
+
+    done = query(value)
+    if spelled := _spelled_out(done, rules):
+        done = query(value | spelled)
     columns: list[pl.Series] = []
     for n, rule in rules.items():
         column, fault = done[f"value {n}"], done[f"wrong {n}"].any()
@@ -170,6 +193,24 @@ def _convert(table: Table, rules: Mapping[str, _Rule], needed: Collection[str]) 
             column = column.set(done[f"wrong {n}"], None)
         columns.append(column.alias(n))
     return pl.DataFrame(columns)
+
+
+def _spelled_out(done: pl.DataFrame, rules: Mapping[str, _Rule]) -> dict[str, pl.Expr]:
+    """Columns of counts and shares with cells such as 8B and 30%, as numbers."""
+    found = {}
+    for n, rule in rules.items():
+        read = READ.get(rule.get("p2fit:unit", ""))
+        texts = done[f"text {n}"]
+        if read is None or texts.dtype != pl.String or not done[f"wrong {n}"].any():
+            continue
+        odd = texts.filter(done[f"value {n}"].is_null()).unique().drop_nulls()
+        numbers = {text: number for text in odd if (number := read(text)) is not None}
+        if numbers:
+            spelled = pl.col(f"text {n}").replace_strict(
+                list(numbers), list(numbers.values()), default=None, return_dtype=pl.Float64
+            )
+            found[n] = pl.coalesce(spelled, pl.col(f"text {n}").cast(pl.Float64, strict=False))
+    return found
 
 
 def _clean(cells: pl.Series, tidy: bool) -> pl.Expr:
@@ -217,8 +258,6 @@ def _why(rule: _Rule, at: Mapping[str, Any]) -> str:
         return "empty cell"
     if value is None or not math.isfinite(value):
         words = "is not a number"
-        if suffixed := _SUFFIX.fullmatch(str(text)):
-            words += f": write {suffixed[1]}{_POWER[suffixed[2].upper()]}"
     else:
         words = next(words for test, words in _tests(rule) if not test(value))
         if value > 0 and "p2fit:hint" in rule:  # no change of unit makes up for a sign

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import polars as pl
 
 from p2fit.curves.checking import REQUIRED
+from p2fit.curves.columns import with_run_by
 from p2fit.curves.control import control_drift, drift_warning, subtract_control
 from p2fit.curves.options import Options
 from p2fit.curves.reading import Curves, from_frame, read_curves, read_stdin
@@ -253,7 +254,11 @@ def open_curves(
 
 
 def check(
-    source: Source, law: str | Law | None = None, *, columns: Mapping[str, str] | None = None
+    source: Source,
+    law: str | Law | None = None,
+    *,
+    columns: Mapping[str, str] | None = None,
+    run_by: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Check loss curves, against the needs of a law if one is named.
 
@@ -263,6 +268,7 @@ def check(
     Raises:
         CurvesError, FitError, LawError: every fault.
     """
+    columns = with_run_by(columns, run_by)
     if law is None:
         curves = read(source, columns, needs=REQUIRED)
     else:

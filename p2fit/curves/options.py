@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import polars as pl
 
+from p2fit.curves.columns import with_run_by
 from p2fit.errors import FitError
 from p2fit.scales import SCALES, Linear, Residual
 
@@ -25,7 +26,10 @@ class Options:
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Column -> its name in the file, e.g. ``{"loss": "loss_pile"}``."""
+    """Column -> its name in the file, ``{"loss": "loss_pile"}``, or an expression,
+    ``{"tokens": "tokens_B*1e9"}``."""
+    run_by: Sequence[str] | None = None
+    """Columns of which each combination of values is a run, in place of ``columns["run"]``."""
     target: str = "loss"
     """The column that the law predicts. With another than the loss, rows where it is empty are
     left out, and a law must be given."""
@@ -104,6 +108,8 @@ class Options:
         ):
             if not good:
                 raise FitError(f"{name} is {getattr(self, name)}: use {what}")
+        object.__setattr__(self, "columns", with_run_by(self.columns, self.run_by))
+        object.__setattr__(self, "run_by", None)
         if isinstance(self.by, str):
             raise FitError(f"by is {self.by!r}: give a list of columns")
         if self.pool and self.by:
@@ -142,5 +148,5 @@ class Options:
 
     def recorded(self) -> dict[str, Any]:
         """What a saved fit says of its making; the rest stands elsewhere in it."""
-        elsewhere = {"columns", "by", "pool", "fix", "tie"}
+        elsewhere = {"columns", "run_by", "by", "pool", "fix", "tie"}
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in elsewhere}

@@ -27,6 +27,7 @@ from p2fit.curves.choosing import (
     read,
     required_columns,
 )
+from p2fit.curves.columns import with_run_by
 from p2fit.curves.reading import Curves
 from p2fit.errors import FitError, LawError
 from p2fit.judging.candidates import Mend, find_mends, residual_jacobian, scale_columns, to_triangle
@@ -137,7 +138,8 @@ def identify_design(
     """
     if design:
         target = options.get("target", "loss")
-        source = _without_losses(source, law, options.pop("columns", None), target)
+        columns = with_run_by(options.pop("columns", None), options.pop("run_by", None))
+        source = _without_losses(source, law, columns, target)
     return [_report(dataset, design, at or {}) for dataset in datasets(source, law, **options)]
 
 

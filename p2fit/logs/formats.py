@@ -21,12 +21,16 @@ import polars as pl
 
 from p2fit import extras
 from p2fit.curves.checking import KEPT
+from p2fit.curves.columns import Expression
 from p2fit.curves.reading import no_text, parse, read_bytes
 from p2fit.errors import CurvesError, Fault, FitError
 
 STATE = "trainer_state.json"
 EVENTS = "tfevents"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+_Column = Callable[[], pl.Series | list[Any]]
 
 
 @dataclass
@@ -36,7 +40,7 @@ class Log:
     source: str
     """The file, or the folder of event files."""
     format: str
-    columns: Mapping[str, Callable[[], pl.Series | list[Any]]]
+    columns: dict[str, _Column]
     """Name -> what makes its column: text, or values of any kind; None where a record lacks it."""
     height: int
     """How many records."""
@@ -54,6 +58,25 @@ class Log:
     """What the reader should know besides."""
 
     _made: dict[str, pl.Series] = field(default_factory=dict)
+    _worked_out: set[str] = field(default_factory=set)
+
+    def work_out(self, expression: Expression) -> None:
+        """Add a column that an expression makes, under its text.
+
+        Raises:
+            CurvesError: a cell that it cannot be worked out of.
+        """
+        values, refused = expression.values(self.column, self.height)
+        if refused:
+            faults = [self.fault(row, name, why) for row, name, why in refused[:KEPT]]
+            raise CurvesError(faults, len(refused))
+        self.columns[expression.text] = lambda: values
+        self._worked_out.add(expression.text)
+
+    @property
+    def header(self) -> list[str]:
+        """The columns that the file has."""
+        return [name for name in self.columns if name not in self._worked_out]
 
     def column(self, name: str) -> pl.Series:
         """Float64, or String where not all are numbers; one value per record, null for none."""
@@ -66,8 +89,8 @@ class Log:
         values = self.columns[name]()
         return values if isinstance(values, pl.Series) else _strings(values)
 
-    def numbers(self, name: str) -> pl.Series:
-        """A column as numbers.
+    def numbers(self, name: str, read: Callable[[str], float | None] | None = None) -> pl.Series:
+        """A column as numbers; ``read`` reads what is none by itself, such as 8B.
 
         Raises:
             CurvesError: it has something else; the message says where.
@@ -76,6 +99,13 @@ class Log:
         if text.dtype != pl.String:
             return text
         numbers = text.cast(pl.Float64, strict=False)
+        if read is not None:
+            odd = text.filter(numbers.is_null()).unique().drop_nulls()
+            spelled = {cell: value for cell in odd if (value := read(cell)) is not None}
+            if spelled:
+                numbers = numbers.fill_null(
+                    text.replace_strict(spelled, default=None, return_dtype=pl.Float64)
+                )
         bad = (numbers.is_null() & text.is_not_null()).arg_true()
         if len(bad):
             faults = [self.fault(i, name, f"{text[i]!r} is not a number") for i in bad.head(KEPT)]
@@ -190,7 +220,7 @@ class _Records:
             values.append(value)
         self.height += 1
 
-    def columns(self) -> dict[str, Callable[[], list[Any]]]:
+    def columns(self) -> dict[str, _Column]:
         return {name: partial(self._dense, name) for name in self.found}
 
     def _dense(self, name: str) -> list[Any]:
@@ -305,7 +335,7 @@ def _csv(source: str, data: bytes) -> list[Log]:
         return text.set(text == "", None)
 
     def log(names: Mapping[str, str], form: str, run: str | None = None) -> Log:
-        columns = {name: partial(column, old) for name, old in names.items()}
+        columns: dict[str, _Column] = {name: partial(column, old) for name, old in names.items()}
         return Log(source, form, columns, table.cells.height, run, table.lines)
 
     spread = [n for n in named if {f"{n}__MIN", f"{n}__MAX"} <= named.keys()]

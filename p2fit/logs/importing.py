@@ -14,6 +14,7 @@ import polars as pl
 
 from p2fit.curves.checking import schema
 from p2fit.curves.choosing import check
+from p2fit.curves.columns import with_run_by
 from p2fit.curves.reading import Curves, from_frame, read_bytes
 from p2fit.errors import SHOWN, CurvesError, Fault, FitError
 from p2fit.logs.formats import Log, place, read_log, sources
@@ -101,6 +102,7 @@ def import_logs(
     paths: str | Path | Sequence[str | Path],
     *,
     columns: Mapping[str, str] | None = None,
+    run_by: Sequence[str] | None = None,
     runs: str | Path | Mapping[str, Mapping[str, Any]] | None = None,
     run_from_path: bool = False,
     params: float | None = None,
@@ -126,7 +128,9 @@ def import_logs(
         paths: files or folders. A folder is searched for runs: a ``trainer_state.json`` (or that
             of the last checkpoint) or event files.
         columns: column of the curves -> its name in the logs, ``{"loss": "eval_pile_loss"}``;
-            ``step`` too, which ``tokens_per_step`` multiplies.
+            ``step`` too, which ``tokens_per_step`` multiplies; or an expression, ``{"loss":
+            "log(eval_ppl)"}``.
+        run_by: columns of the logs of which each combination of values is a run.
         runs: a TOML file with a table per run, or such a mapping: run -> ``params``,
             ``pruning_rate``, ``base_loss``, ``method``, ``family``, ``seed``,
             ``tokens_per_step``, ``loss_unit``, ``bytes_per_token``. It comes before the
@@ -160,7 +164,9 @@ def import_logs(
     }
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
     asked = Asked(
-        dict(columns or {}), {k: v for k, v in given.items() if v is not None}, *_tables(runs)
+        with_run_by(columns, run_by),
+        {k: v for k, v in given.items() if v is not None},
+        *_tables(runs),
     )
     _verify(asked)
     found = list(dict.fromkeys(source for path in paths for source in sources(path)))

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import polars as pl
 
-from p2fit.curves.checking import schema
+from p2fit.curves.checking import READ, schema
+from p2fit.curves.columns import read_expression
 from p2fit.errors import CurvesError, Fault, FitError
 from p2fit.logs.formats import Log
-from p2fit.wording import suggest
 
 Kind = Literal["held-out", "training", "named by you"]
 Unit = Literal["nats", "bits", "perplexity", "bits-per-byte"]
@@ -152,7 +152,10 @@ def _mapped(log: Log, column: str, asked: Asked) -> str:
     """The log's name of a column that the caller mapped."""
     name = asked.columns[column]
     if name not in log.columns:
-        raise _fault(log, f"no {name} to take {column} from{suggest(name, list(log.columns))}")
+        try:
+            log.work_out(read_expression(name, log.columns))
+        except FitError as error:
+            raise _fault(log, f"{column}: {error}") from None
     return name
 
 
@@ -166,6 +169,7 @@ def _choose_loss(log: Log, asked: Asked) -> tuple[str, Kind]:
     words = {name: _words(name) for name in log.columns}
     if "loss" in asked.columns:
         name = _mapped(log, "loss", asked)
+        words[name] = _words(name)
         if _HELD_OUT.intersection(words[name]):
             return name, "held-out"
         return name, "training" if words[name] in _TRAINING else "named by you"
@@ -203,8 +207,11 @@ def take(log: Log, run: pl.Series, asked: Asked) -> Taken:
     """
     loss, kind = _choose_loss(log, asked)
     facts = {name: asked.of(name) for name in run.unique(maintain_order=True)}
-    if _OTHER_UNITS.intersection(_words(loss)) and not all(
-        "loss_unit" in f for f in facts.values()
+    plain = "loss" not in asked.columns or loss in log.header
+    if (
+        plain
+        and _OTHER_UNITS.intersection(_words(loss))
+        and not all("loss_unit" in f for f in facts.values())
     ):
         raise _fault(log, f"{loss} may not be in nats per token: say what it is with --loss-unit")
     names = _find(log, loss, asked)
@@ -287,11 +294,12 @@ def _need(log: Log, names: Collection[str], facts: Mapping[str, Mapping[str, Any
 
 def _frame(log: Log, run: pl.Series, names: Mapping[str, str]) -> pl.DataFrame:
     """One row per record; what the format has as numbers is numbers."""
-    numeric = {f["name"] for f in schema()["fields"] if f["type"] == "number"} | {"step"}
+    numeric = {f["name"]: f.get("p2fit:unit") for f in schema()["fields"] if f["type"] == "number"}
+    numeric["step"] = None
     data = [run.rename("run")]
     for column, name in names.items():
         if column in numeric:
-            values = log.numbers(name)
+            values = log.numbers(name, READ.get(numeric[column] or ""))
         else:
             values = log.texts(name) if column in _TEXTS else log.column(name)
         data.append(values.alias(column))

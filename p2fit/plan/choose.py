@@ -90,6 +90,7 @@ def plan_choose(
     *,
     flops: float | None = None,
     tokens: float | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Choice:
     """Which base model, pruned to a size and trained with a budget, has the lowest loss.
 
@@ -103,6 +104,8 @@ def plan_choose(
         deploy_params: parameters that are left.
         flops: budget of compute, 6 FLOPs per token and parameter kept (all of them for N:M).
         tokens: or budget of tokens.
+        columns: column -> its name in ``candidates``, or an expression, as in
+            :class:`Options`.
 
     Raises:
         CurvesError: faults in the file.
@@ -122,7 +125,7 @@ def plan_choose(
     if not all(0 < v < math.inf for v in (deploy_params, flops or 1.0, tokens or 1.0)):
         raise FitError("the deployed size and the budget are above 0")
     given = [x for x in ("params", "base_loss") if any(x in f.law.inputs for f in every)]
-    frame = points_table(candidates, given)
+    frame = points_table(candidates, given, columns)
     rows = list(frame.iter_rows(named=True))
     asked: list[tuple[str, Fit, dict[str, float]]] = []
     small, strange = [], []

@@ -352,7 +352,9 @@ def _measured(fit: Fit, point: Mapping[str, float], curves: Source | None) -> fl
 def _of_group(fit: Fit, curves: Source) -> tuple[Curves, pl.Series]:
     """Curves, and which of their rows are of the fit's group and of runs that its filter takes."""
     others = [x for x in fit.law.inputs if x != "tokens"]
-    found = read(curves, None, needs=("tokens", "loss", *others), numeric=others)
+    # Curves in memory have their columns already; a file is like the one that was fitted.
+    columns = None if isinstance(curves, Curves) else fit.data["columns"]
+    found = read(curves, columns, needs=("tokens", "loss", *others), numeric=others)
     frame = found.frame
     mine = pl.Series([True] * frame.height)
     for name, value in fit.group.items():

@@ -1,0 +1,188 @@
+"""Tables as people have them: other names, other units, no column for the run."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import p2fit
+from p2fit.cli import main
+from tests import simulate
+
+TABLES = Path(__file__).parent / "tables"
+SWEEP = TABLES / "percent-and-billions.csv"
+SWEEP_OPTIONS = [
+    *("--run-by", "model,sparsity_pct", "--column", "params=num_params"),
+    *("--column", "pruning_rate=sparsity_pct/100", "--column", "tokens=tokens_B*1e9"),
+    *("--column", "loss=eval_loss", "--column", "base_loss=dense_loss"),
+]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_percent_and_billions_are_fitted_by_options_alone(tmp_path: Path) -> None:
+    saved = tmp_path / "fit.json"
+    found = run("fit", SWEEP, *SWEEP_OPTIONS, "-o", saved)
+    assert found.exit_code == 0, found.stderr
+    fit = p2fit.load(saved)
+    assert isinstance(fit, p2fit.Fit)
+    assert fit.parameters["gamma"].estimate == pytest.approx(-1.3, abs=0.02)
+    assert fit.parameters["beta"].estimate == pytest.approx(0.35, abs=0.01)
+    assert fit.data["runs"] == 9
+    assert fit.data["columns"]["pruning_rate"] == "sparsity_pct/100"
+    assert fit.data["columns"]["run"] == "model + '-' + sparsity_pct"
+    planned = run(
+        *("plan", "tokens", saved, "--params", "8B", "--pruning-rate", "30%"),
+        *("--base-loss", "2.05", "--gain", "0.01"),
+    )
+    assert planned.exit_code == 0
+    assert "a doubling gains < 0.01 nats" in planned.stdout
+    # What follows reads the same file as the fit did.
+    assert run("plan", "tokens", saved, "--curves", SWEEP, "--recover", "10%").exit_code == 0
+    assert run("plot", saved, "-o", tmp_path / "p.svg").exit_code == 0
+
+
+def test_a_perplexity_is_fitted_as_its_log() -> None:
+    twin = p2fit.fit(SWEEP, **api(SWEEP_OPTIONS))
+    found = p2fit.fit(
+        TABLES / "perplexity.csv",
+        columns={"loss": "log(eval_ppl)", "base_loss": "log(dense_ppl)"},
+    )
+    # The perplexities are those losses, rounded.
+    assert found.parameters["gamma"].estimate == pytest.approx(
+        twin.parameters["gamma"].estimate, abs=0.01
+    )
+    assert found.parameters["beta"].estimate == pytest.approx(
+        twin.parameters["beta"].estimate, abs=0.01
+    )
+
+
+def api(options: list[str]) -> dict[str, Any]:
+    """Options of the command line as those of the API."""
+    pairs = list(zip(options[::2], options[1::2], strict=True))
+    columns = dict(v.split("=", 1) for k, v in pairs if k == "--column")
+    return {"columns": columns, "run_by": dict(pairs)["--run-by"].split(",")}
+
+
+def test_the_report_says_how_to_make_it_again(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    assert run("report", SWEEP, *SWEEP_OPTIONS, "-o", page).exit_code == 0
+    text = page.read_text(encoding="utf-8")
+    assert "--column pruning_rate=sparsity_pct/100" in text
+
+
+def test_check_import_and_points_take_expressions(tmp_path: Path) -> None:
+    assert "9 runs, no faults" in run("check", SWEEP, *SWEEP_OPTIONS).stdout
+    curves = tmp_path / "curves.csv"
+    assert run("import", SWEEP, *SWEEP_OPTIONS, "-o", curves).exit_code == 0
+    own, imported = p2fit.fit(SWEEP, **api(SWEEP_OPTIONS)), p2fit.fit(curves)
+    assert imported.parameters["beta"].estimate == pytest.approx(
+        own.parameters["beta"].estimate, rel=1e-9
+    )
+    saved = tmp_path / "fit.json"
+    assert run("fit", curves, "-o", saved).exit_code == 0
+    points = write(tmp_path / "p.csv", "N,pct,D,L0\n8B,30,1,2\n")
+    columns = ["params=N", "pruning_rate=pct/100", "tokens=D*1e9", "base_loss=L0"]
+    options = [word for column in columns for word in ("--column", column)]
+    found = json.loads(run("predict", saved, "--at", points, *options, "--json").stdout)
+    assert found["points"][0]["inputs"] == found["points"][0]["inputs"] | {
+        "params": 8e9,
+        "pruning_rate": 0.3,
+        "tokens": 1e9,
+    }
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"loss": "log(eval)"}, "no column eval to take it from in 'log(eval)'"),
+        ({"loss": "eval_loss +"}, "cannot read the formula 'eval_loss +'"),
+        ({"loss": "sqrt(eval_loss)"}, "only numbers, names"),
+        ({"run": "model + '-"}, "cannot read"),
+        ({"loss": "log(zero)"}, ":2: log(zero): has no value at zero = 0"),
+        ({"loss": "word*1"}, ":2: word: a is not a number"),
+        ({"pruning_rate": "percent/100"}, ":2: percent: 30% is read as it stands"),
+        ({"run": "model + '' + seed"}, ":2: model + '' + seed: 'a11' stands for several"),
+    ],
+)
+def test_an_expression_that_cannot_be_read_is_one_line(
+    tmp_path: Path, columns: dict[str, str], message: str
+) -> None:
+    path = write(
+        tmp_path / "t.csv",
+        "word,model,seed,eval_loss,zero,percent,run,params,tokens,loss\n"
+        "a,a,11,3.0,0,30%,r,1e9,1e9,3\n1,a1,1,3.1,1,0.4,r,1e9,2e9,3\n",
+    )
+    with pytest.raises((p2fit.CurvesError, p2fit.FitError)) as caught:
+        p2fit.check(path, columns=columns)
+    assert message in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_counts_and_shares_are_read_as_people_write_them(tmp_path: Path) -> None:
+    plain = "run,params,tokens,loss,pruning_rate\na,8e9,1.5e9,3,0.3\na,8e9,2e12,2.5,0.3\n"
+    written = "run,params,tokens,loss,pruning_rate\na,8B,1.5 B,3,30%\na,8000M,2T,2.5,0.3\n"
+    frames = [
+        p2fit.read_curves(io.BytesIO(text.encode())).frame.drop("run") for text in (plain, written)
+    ]
+    assert frames[0].equals(frames[1])
+
+
+names = st.lists(
+    st.text("abcxyz_/ .%", min_size=1, max_size=6).map(lambda s: f"c{s}".strip()),
+    min_size=4, max_size=4, unique_by=str.lower,
+)  # fmt: skip
+
+
+@settings(max_examples=30)
+@given(
+    names=names,
+    order=st.permutations(range(4)),
+    counts=st.sampled_from([1.0, 1e3, 1e6, 1e9]),
+    perplexity=st.booleans(),
+    suffix=st.booleans(),
+)
+def test_any_name_unit_or_order_that_options_undo_gives_the_same_fit(
+    names: list[str], order: list[int], counts: float, perplexity: bool, suffix: bool
+) -> None:
+    data = pl.DataFrame(simulate.chinchilla(20, seed=3)).with_columns(
+        pl.col("params", "tokens").round_sig_figs(4)
+    )
+    mine = {
+        "run": data["run"],
+        "params": data["params"].map_elements(lambda v: f"{v / 1e9:.9f}B", pl.String)
+        if suffix
+        else data["params"],
+        "tokens": data["tokens"] / counts,
+        "loss": data["loss"].exp() if perplexity else data["loss"],
+    }
+    header = dict(zip(mine, names, strict=True))
+    quoted = {column: f'"{name}"' for column, name in header.items()}
+    columns = {
+        "run": header["run"],
+        "params": header["params"],
+        "tokens": f"{quoted['tokens']}*{counts:g}",
+        "loss": f"log({quoted['loss']})" if perplexity else header["loss"],
+    }
+    table = pl.DataFrame({header[c]: mine[c] for c in [list(mine)[i] for i in order]})
+    stream = io.BytesIO(table.write_csv().encode())
+    found, plain = p2fit.fit(stream, columns=columns), p2fit.fit(data)
+    assert math.isclose(found.objective, plain.objective, rel_tol=1e-6)
+    for name, estimate in plain.parameters.items():
+        assert found.parameters[name].estimate == pytest.approx(estimate.estimate, rel=1e-4)
