@@ -215,7 +215,7 @@ BAD_FILES = [
         (
             (
                 "curves.csv:5: base_loss: 2.51 differs from 2.5 on line 3: "
-                "it must be one number per run"
+                "it must be one per run; --run-by makes runs of several columns"
             ),
         ),
         beyond_table_schema=True,
@@ -525,6 +525,8 @@ def test_order_of_rows_is_free_and_writing_loses_nothing(
     rows: list[tuple[Any, ...]], shuffler: random.Random
 ) -> None:
     columns = ["run", "params", "tokens", "loss", "family"]
+    params = {r[0]: r[1] for r in rows}  # one per run
+    rows = [(r[0], params[r[0]], *r[2:]) for r in rows]
     frame = pl.DataFrame(rows, schema=columns, orient="row", schema_overrides={"family": pl.String})
     curves = read(frame.write_csv())
     assert curves.frame.rows() == sorted(rows, key=lambda r: (r[0].encode(), r[2]))

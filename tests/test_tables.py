@@ -186,3 +186,113 @@ def test_any_name_unit_or_order_that_options_undo_gives_the_same_fit(
     assert math.isclose(found.objective, plain.objective, rel_tol=1e-6)
     for name, estimate in plain.parameters.items():
         assert found.parameters[name].estimate == pytest.approx(estimate.estimate, rel=1e-4)
+
+
+# ---------------------------------------------------------------- one row a run
+
+
+def test_a_table_of_results_is_a_run_a_row(tmp_path: Path) -> None:
+    found = p2fit.fit(TABLES / "results-table.csv", run_by=["params", "tokens"])
+    truth = {"E": 1.8, "A": 480, "alpha": 0.35, "B": 2100, "beta": 0.37}
+    assert found.data["runs"] == 24
+    for name, value in truth.items():
+        assert found.parameters[name].estimate == pytest.approx(value, rel=1e-3)
+    # Without a column for the run it is seen, and said.
+    bare = pl.read_csv(TABLES / "results-table.csv").drop("run")
+    bare.write_csv(tmp_path / "bare.csv")
+    again = p2fit.fit(tmp_path / "bare.csv")
+    assert again.objective == pytest.approx(found.objective)
+    assert again.data["runs"] == 24
+    assert any("each row is taken for a run" in warning for warning in again.warnings)
+    assert "each row is taken for a run" in run("check", tmp_path / "bare.csv").stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "runs"),
+    [
+        ("results-table-min.csv", ["--column", "params=size"], 6),
+        (
+            "results-table-same-tokens.csv",
+            [
+                *("--column", "params=num_scaling_params", "--column", "tokens=tokens_trained"),
+                *("--column", "loss=val_bpb"),
+                *("--loss-unit", "bits-per-byte", "--bytes-per-token", "4.5"),
+            ],
+            24,
+        ),
+    ],
+)
+def test_import_keeps_every_row_of_a_table_of_results(
+    name: str, options: list[str], runs: int
+) -> None:
+    found = json.loads(run("import", TABLES / name, *options, "--json").stdout)
+    assert (found["rows"], len(found["runs"])) == (runs, runs)
+    assert any("each row is taken for a run" in warning for warning in found["warnings"])
+
+
+def test_rates_are_not_taken_for_resumes() -> None:
+    path = TABLES / "rates-taken-for-resumes.csv"
+    columns = {"params": "num_params", "tokens": "tok", "loss": "eval_loss"}
+    options = [word for pair in columns.items() for word in ("--column", "=".join(pair))]
+    refused = run("import", path, "--column", "run=model", *options)
+    assert refused.exit_code == 2
+    assert "--run-by model,sparsity keeps them apart" in refused.stderr
+    found = p2fit.import_logs(path, columns=columns, run_by=["model", "sparsity"])
+    assert (found.curves.frame.height, found.curves.frame["run"].n_unique()) == (90, 9)
+    assert not any(one.dropped for one in found.runs)
+
+
+@given(
+    runs=st.integers(1, 3),
+    rates=st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.5]), min_size=2, max_size=4, unique=True),
+    tokens=st.integers(2, 6),
+    melted=st.booleans(),
+)
+def test_import_never_drops_what_another_setting_tells_apart(
+    tmp_path_factory: pytest.TempPathFactory,
+    runs: int,
+    rates: list[float],
+    tokens: int,
+    melted: bool,
+) -> None:
+    rows = [
+        f"m{m},{rate},{t}e9,{3 - rate / t},{m + rate * t:.4f}"
+        for m in range(runs)
+        for rate in rates
+        for t in range(1, tokens + 1)
+    ]
+    if melted:
+        rows.sort(key=lambda row: (row.split(",")[0], row.split(",")[2]))
+    path = tmp_path_factory.mktemp("sweep") / "sweep.csv"
+    write(path, "\n".join(["model,sparsity,tokens,eval_loss,seconds", *rows, ""]))
+    with pytest.raises(p2fit.CurvesError, match="--run-by model,sparsity keeps them apart"):
+        p2fit.import_logs(path, columns={"run": "model"}, params=1e9)
+    found = p2fit.import_logs(path, run_by=["model", "sparsity"], params=1e9)
+    assert found.curves.frame.height == len(rows)
+
+
+@pytest.mark.parametrize("column", ["params", "pruning_rate", "base_loss", "method"])
+def test_what_a_run_has_one_of_does_not_vary_in_it(column: str) -> None:
+    rows: dict[str, list[Any]] = {
+        "run": ["a"] * 3,
+        "params": [1e9] * 3,
+        "tokens": [1e9, 2e9, 3e9],
+        "loss": [3.0, 2.9, 2.8],
+        "pruning_rate": [0.5] * 3,
+        "base_loss": [2.0] * 3,
+        "method": ["depth"] * 3,
+    }
+    other = {"params": 2e9, "pruning_rate": 0.25, "base_loss": 2.1, "method": "width"}
+    rows[column][1] = other[column]
+    with pytest.raises(p2fit.CurvesError, match="it must be one per run") as caught:
+        p2fit.check(rows)
+    assert caught.value.faults[0].column == column
+
+
+def test_points_of_curves_without_a_run_are_not_taken_for_runs() -> None:
+    with pytest.raises(p2fit.CurvesError, match="--run-by params,model names the runs") as caught:
+        p2fit.check(
+            SWEEP,
+            columns={"params": "num_params", "tokens": "tokens_B*1e9", "loss": "eval_loss"},
+        )
+    assert len(caught.value.faults) == 1

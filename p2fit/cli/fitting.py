@@ -125,6 +125,8 @@ def check(curves: str, law: str | None, as_json: bool, **options: Any) -> None:
     laws = ", ".join(found["laws"]) or "none"
     click.echo(f"{found['source']}: {found['rows']} rows, {found['runs']} runs, no faults")
     click.echo(f"laws it can serve: {laws}")
+    for note in found["notes"]:
+        click.echo(f"note: {note}")
 
 
 @click.command()

@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 
 from p2fit.curves.columns import read_expression
+from p2fit.curves.rows import NOTE, SETTINGS, row_names, rows_are_runs
 from p2fit.errors import FRAME, CurvesError, Fault, FitError
 from p2fit.numerals import read_count, read_share
 from p2fit.wording import suggest
@@ -61,6 +62,7 @@ class Table:
     tidy: bool = False  # no cell can have spaces around it, and the empty ones are null
     where: dict[str, int] = field(default_factory=dict)  # column -> its position in cells
     faults: list[Fault] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what the reader should know
     uncounted: int = 0  # faults beyond those kept
 
     def fault(self, line: int | None, column: str | None, message: str) -> None:
@@ -95,11 +97,14 @@ def check_table(
     """The checked frame, sorted; raises CurvesError with every fault."""
     _find_columns(table, columns)
     where, primary = table.where, schema()["primaryKey"]
+    if "run" in needs and "run" not in {*where, *columns} and not table.faults:
+        _name_rows(table, needs)
     needed = {*needs, *numeric}
     integrate = "avg_params" in needed and "avg_params" not in where and "active_params" in where
     if integrate:
         needed = needed - {"avg_params"} | {"active_params", *primary}
-    for name in sorted(needed - where.keys() - columns.keys()):
+    said = {fault.column for fault in table.faults}
+    for name in sorted(needed - where.keys() - columns.keys() - said):
         table.fault_header(name, f"no such column{suggest(name, where)}")
     if not table.cells.height and not table.faults:
         table.fault_header(None, "no rows: there is only a header")
@@ -143,6 +148,37 @@ def _find_columns(table: Table, columns: Mapping[str, str]) -> None:
         except FitError as error:
             table.fault_header(target, str(error))
     table.where |= mapped
+
+
+def _name_rows(table: Table, needs: Collection[str]) -> None:
+    """Take each row for a run, where the table has none and its rows look like it."""
+    where, cells = table.where, table.cells
+    if not cells.height or any(n not in where for n in REQUIRED if n in needs and n != "run"):
+        return
+    own = {"loss", *(n for n in where if n.endswith("_stderr"))}
+    texts = [
+        n
+        for n, i in where.items()
+        if n not in own
+        and cells[str(i)].cast(pl.Float64, strict=False).null_count() > cells[str(i)].null_count()
+    ]
+    names = list(dict.fromkeys(n for n in (*SETTINGS, *texts) if n in where and n != "tokens"))
+    settings = cells.select(pl.col(str(where[n])).alias(n) for n in names)
+    tokens = (
+        cells[str(where["tokens"])].cast(pl.Float64, strict=False) if "tokens" in where else None
+    )
+    if rows_are_runs(settings, tokens):
+        table.notes.append(NOTE)
+        table.cells = cells.with_columns(row_names(cells.height).alias(str(cells.width)))
+        table.header.append("run")
+        where["run"] = cells.width
+        return
+    by = ",".join(n for n in names if cells[str(where[n])].n_unique() > 1) or names[0]
+    table.fault_header(
+        "run",
+        f"no such column, and rows of one setting look like points of a curve: --run-by {by} names "
+        "the runs, --run-by params,tokens takes each row for one",
+    )
 
 
 def _work_out(table: Table, target: str, text: str, known: Mapping[str, int]) -> int:
@@ -295,7 +331,7 @@ def _check_unique(table: Table, keys: pl.DataFrame, order: pl.Series) -> None:
 def _check_constant(
     table: Table, name: str, group: pl.Series, value: pl.Series, order: pl.Series
 ) -> None:
-    """A fault for every row whose value is not the first of its group in the file."""
+    """A fault where rows have another value than the first of their group in the file."""
     filled = pl.DataFrame({"group": group, "value": value, "row": order}).drop_nulls()
     other = (pl.col("group") == pl.col("group").shift()) & (
         pl.col("value") != pl.col("value").shift()
@@ -304,12 +340,14 @@ def _check_constant(
         return
     first = pl.col("value", "row").first().over("group").name.prefix("first_")
     found = filled.sort("row").with_columns(first).filter(pl.col("value") != pl.col("first_value"))
+    more = f"; {found.height - 1} further rows alike" if found.height > 1 else ""
     table.fault_rows(
         name,
-        found,
+        found.head(1),
         lambda at: (
             f"{_show(at['value'])} differs from {_show(at['first_value'])} on "
-            f"{table.line(at['first_row'])}: it must be one number per {group.name}"
+            f"{table.line(at['first_row'])}: it must be one per {group.name}; --run-by makes runs "
+            f"of several columns{more}"
         ),
     )
 

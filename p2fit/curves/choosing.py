@@ -101,7 +101,7 @@ def datasets(source: Source, law: str | Law | None = None, **options: Any) -> li
         )
         control = moved and {**moved, "subtracted": asked.subtract_control}
         drifting = control and drift_warning(control)
-        said = (drifting,) if drifting else ()
+        said = (*curves.notes, *((drifting,) if drifting else ()))
         dataset = Dataset(
             chosen, rows.frame, group, rows.excluded, curves, why, asked, control, said
         )
@@ -263,7 +263,8 @@ def check(
     """Check loss curves, against the needs of a law if one is named.
 
     Returns:
-        ``source``, ``sha256``, ``rows``, ``runs``, ``columns`` and the ``laws`` that they serve.
+        ``source``, ``sha256``, ``rows``, ``runs``, ``columns``, the ``laws`` that they serve and
+        ``notes``.
 
     Raises:
         CurvesError, FitError, LawError: every fault.
@@ -282,6 +283,7 @@ def check(
         "runs": frame["run"].n_unique(),
         "columns": frame.columns,
         "laws": laws_served(filled),
+        "notes": list(curves.notes),
     }
 
 
@@ -289,7 +291,8 @@ def read(source: Source, columns: Mapping[str, str] | None, **wanted: Any) -> Cu
     """Curves from any source; ``wanted`` goes to ``read_curves`` or ``from_frame``."""
     wanted["columns"] = dict(columns or {})
     if isinstance(source, Curves):
-        return replace(from_frame(source.frame, **wanted), source=source.source)
+        again = from_frame(source.frame, **wanted)
+        return replace(again, source=source.source, notes=source.notes)
     if isinstance(source, pl.DataFrame | Mapping):
         return from_frame(source, **wanted)
     if not isinstance(source, str | Path):

@@ -49,7 +49,9 @@ class Curves:
     sha256: str
     """Of the bytes read; of a frame, of ``frame`` written as CSV."""
     renamed: Mapping[str, str]
-    """The mapping in use: column -> its name in the file."""
+    """The mapping in use: column -> its name in the file, or an expression."""
+    notes: tuple[str, ...] = ()
+    """What the reader should know of them."""
 
 
 def read_curves(
@@ -82,7 +84,8 @@ def read_curves(
     source, data = read_bytes(path)
     table = parse(source, data)
     frame = check_table(table, columns, needs, numeric)
-    return Curves(frame, source, hashlib.sha256(data).hexdigest(), dict(columns))
+    digest = hashlib.sha256(data).hexdigest()
+    return Curves(frame, source, digest, dict(columns), tuple(table.notes))
 
 
 def from_frame(
@@ -115,7 +118,7 @@ def from_frame(
     table.lines = range(1, cells.height + 1)
     checked = check_table(table, columns, needs, numeric)
     digest = hashlib.sha256(checked.write_csv().encode()).hexdigest()
-    return Curves(checked, FRAME, digest, dict(columns))
+    return Curves(checked, FRAME, digest, dict(columns), tuple(table.notes))
 
 
 def read_stdin() -> bytes:

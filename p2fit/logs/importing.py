@@ -18,11 +18,11 @@ from p2fit.curves.columns import with_run_by
 from p2fit.curves.reading import Curves, from_frame, read_bytes
 from p2fit.errors import SHOWN, CurvesError, Fault, FitError
 from p2fit.logs.formats import Log, place, read_log, sources
+from p2fit.logs.repeats import RECORD
 from p2fit.logs.rows import (
     AGAIN,
     FACTS,
     LOG,
-    RECORD,
     Asked,
     ImportedRun,
     Taken,

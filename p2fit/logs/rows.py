@@ -12,15 +12,17 @@ import polars as pl
 
 from p2fit.curves.checking import READ, schema
 from p2fit.curves.columns import read_expression
+from p2fit.curves.rows import NOTE, SETTINGS, row_names, rows_are_runs
 from p2fit.errors import CurvesError, Fault, FitError
 from p2fit.logs.formats import Log
+from p2fit.logs.repeats import RECORD, hold_apart
 
 Kind = Literal["held-out", "training", "named by you"]
 Unit = Literal["nats", "bits", "perplexity", "bits-per-byte"]
 #: What can be said of a run besides its log.
 FACTS = ("params", "pruning_rate", "base_loss", "method", "family", "seed")
-#: Columns of a frame of rows that say where a row is from.
-RECORD, LOG = "#record", "#log"
+#: Column of a frame of rows from several logs: which.
+LOG = "#log"
 
 _TEXTS = ("method", "family", "seed")
 _TOKENS = ("tokens", "num_input_tokens_seen", "train/num_input_tokens_seen")
@@ -110,6 +112,9 @@ def name_runs(
     for log, at in logs:
         column = _run_column(log, asked)
         if column is None:
+            if log.run is None and (rows := _rows_as_runs(log, asked)) is not None:
+                found.append(rows)
+                continue
             name = names[at] if log.run is None else log.run
             found.append(pl.Series("run", [name], dtype=pl.String).new_from_index(0, log.height))
             continue
@@ -118,6 +123,42 @@ def name_runs(
             raise CurvesError([log.fault(run.is_null().arg_true()[0], column, "empty: which run?")])
         found.append(run)
     return found
+
+
+def _rows_as_runs(log: Log, asked: Asked) -> pl.Series | None:
+    """A run for each row of a table of results: one whose sizes or rates vary.
+
+    Raises:
+        CurvesError: they vary, and rows of one setting look like points of a curve.
+    """
+    if log.in_time or log.entries:
+        return None
+    own = {n: _mapped(log, n, asked) if n in asked.columns else n for n in SETTINGS}
+    own = {n: c for n, c in own.items() if c in log.columns}
+    if not any(log.column(own[n]).n_unique() > 1 for n in ("params", "pruning_rate") if n in own):
+        return None
+    loss = _choose_loss(log, asked)[0]
+    # Columns of text tell settings apart as well.
+    more = [c for c in log.header if log.column(c).dtype == pl.String and not _numeric(log, c)]
+    names = list(dict.fromkeys([*own.values(), *(c for c in more if c != loss)]))
+    found = _mapped(log, "tokens", asked) if "tokens" in asked.columns else None
+    found = found or next((c for c in (*_TOKENS, *_STEPS) if c in log.columns), None)
+    tokens = None if found is None else log.numbers(found, READ["count"])
+    settings = pl.DataFrame([log.column(c).alias(c) for c in names])
+    if rows_are_runs(settings, tokens):
+        log.notes.append(f"{log.source}: {NOTE}")
+        return row_names(log.height)
+    by = ",".join(c for c in names if settings[c].n_unique() > 1)
+    raise _fault(
+        log,
+        "no column run, params or rates vary, and rows of one setting look like points of a curve: "
+        f"--run-by {by} names the runs, --run-by {by},{found} takes each row for one",
+    )
+
+
+def _numeric(log: Log, column: str) -> bool:
+    cells = log.column(column)
+    return cells.cast(pl.Float64, strict=False).null_count() == cells.null_count()
 
 
 def _run_column(log: Log, asked: Asked) -> str | None:
@@ -224,6 +265,7 @@ def take(log: Log, run: pl.Series, asked: Asked) -> Taken:
         steps = pl.when(per_step.is_not_null()).then(pl.col("step") * per_step)
         frame = frame.with_columns(tokens=steps.otherwise(other))
 
+    hold_apart(log, frame, names, _run_column(log, asked))
     total = dict(frame.group_by("run").len().iter_rows())
     dropped: dict[str, dict[str, int]] = {name: {} for name in facts}
     for why, rule in _rules(log, loss):
