@@ -512,7 +512,7 @@ names = st.text(st.characters(blacklist_categories=("Cs", "Cc"), blacklist_chara
 )
 counts = st.floats(1e4, 1e15)
 tables = st.lists(
-    st.tuples(names, counts, counts, st.floats(1e-3, 1e3), st.none() | names),
+    st.tuples(names, counts, counts, st.floats(1e-3, 13), st.none() | names),
     min_size=1,
     max_size=12,
     unique_by=lambda r: (r[0], r[2]),

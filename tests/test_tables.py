@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 import p2fit
 from p2fit.cli import main
+from p2fit.curves.proposing import SYNONYMS
 from tests import simulate
 
 TABLES = Path(__file__).parent / "tables"
@@ -290,9 +292,143 @@ def test_what_a_run_has_one_of_does_not_vary_in_it(column: str) -> None:
 
 
 def test_points_of_curves_without_a_run_are_not_taken_for_runs() -> None:
-    with pytest.raises(p2fit.CurvesError, match="--run-by params,model names the runs") as caught:
+    with pytest.raises(p2fit.CurvesError, match="--run-by model,sparsity_pct names") as caught:
         p2fit.check(
             SWEEP,
             columns={"params": "num_params", "tokens": "tokens_B*1e9", "loss": "eval_loss"},
         )
     assert len(caught.value.faults) == 1
+
+
+# ---------------------------------------------------------------- what a header may mean
+
+
+def proposed(text: str) -> list[str]:
+    """The command that the last line of p2fit check says to type, without the program."""
+    line = text.rstrip().splitlines()[-1]
+    assert line.startswith("fit it: p2fit ")
+    return shlex.split(line.removeprefix("fit it: p2fit "))
+
+
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [
+        (
+            "percent-and-billions.csv",
+            {
+                "pruning_rate": "sparsity_pct/100",
+                "tokens": "tokens_B*1e9",
+                "base_loss": "dense_loss",
+            },
+        ),
+        ("perplexity.csv", {"loss": "log(eval_ppl)", "base_loss": "log(dense_ppl)"}),
+        (
+            "rates-taken-for-resumes.csv",
+            {"run": "model + '-' + sparsity", "tokens": "tok", "pruning_rate": "sparsity"},
+        ),
+        ("results-table-min.csv", {"params": "size"}),
+    ],
+)
+def test_check_ends_with_the_command_that_fits(
+    name: str, columns: dict[str, str], tmp_path: Path
+) -> None:
+    found = run("check", TABLES / name)
+    assert found.exit_code == 2
+    assert len(found.stderr.splitlines()) == 2  # all columns in one message, and the command
+    saved = tmp_path / "fit.json"
+    assert run(*proposed(found.stderr), "-o", saved).exit_code == 0, found.stderr
+    fit = p2fit.load(saved)
+    assert isinstance(fit, p2fit.Fit)
+    assert fit.data["columns"].items() >= columns.items()
+    if "base_loss" in columns:
+        assert fit.parameters["gamma"].estimate == pytest.approx(-1.3, abs=0.02)
+    # Fit itself says the same options, and so does a check that finds nothing wrong.
+    options = proposed(found.stderr)[2:]
+    refused = run("fit", TABLES / name).stderr
+    assert shlex.join(options) in refused
+    assert proposed(run("check", TABLES / name, *options).stdout) == proposed(found.stderr)
+
+
+HEADERS = {
+    "params": ["num_params", "n_params", "model_size", "N", "Params (B)", "params_M"],
+    "tokens": ["num_tokens", "D", "train_tokens", "tokens_B", "tokens (millions)"],
+    "loss": ["eval_loss", "val_loss", "validation/loss", "eval_ppl", "perplexity"],
+    "pruning_rate": ["sparsity", "prune_ratio", "sparsity_pct", "Sparsity (%)"],
+    "base_loss": ["dense_loss", "base_ppl", "dense_ppl"],
+}
+
+
+@settings(max_examples=25)
+@given(
+    header=st.fixed_dictionaries({c: st.sampled_from(n) for c, n in HEADERS.items()}),
+    order=st.permutations(range(6)),
+)
+def test_any_known_header_is_fitted_by_the_command_of_check(
+    tmp_path_factory: pytest.TempPathFactory, header: dict[str, str], order: list[int]
+) -> None:
+    data = pl.DataFrame(simulate.p2(seed=0))
+    plain = p2fit.fit(data)
+    table = {"run": data["run"]}
+    for column, name in header.items():
+        value = data[column]
+        if "B" in name:
+            value = value / 1e9
+        if "_M" in name or "millions" in name:
+            value = value / 1e6
+        if "%" in name or "pct" in name:
+            value = value * 100
+        if "ppl" in name or "perplexity" in name:
+            value = value.exp()
+        table[name] = value
+    folder = tmp_path_factory.mktemp("any")
+    pl.DataFrame({n: table[n] for n in [list(table)[i] for i in order]}).write_csv(folder / "t.csv")
+    said = run("check", folder / "t.csv")
+    assert run(*proposed(said.stderr), "-o", folder / "fit.json").exit_code == 0, said.stderr
+    fit = p2fit.load(folder / "fit.json")
+    assert isinstance(fit, p2fit.Fit)
+    assert fit.law.name == "p2"
+    assert fit.objective == pytest.approx(plain.objective, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"loss": "eval_ppl"},
+            "eval_ppl is a perplexity by its name: --column 'loss=log(eval_ppl)'",
+        ),
+        (
+            {"loss": "val_bpb"},
+            "val_bpb is in bits by its name: --column 'loss=val_bpb*log(2)*BYTES'",
+        ),
+        ({"loss": "odd"}, "is it a perplexity? --column 'loss=log(odd)'"),
+        ({"pruning_rate": "pct"}, "so are all of 2 rows: --column pruning_rate=pct/100"),
+        ({"tokens": "tokens_B"}, "so are all of 2 rows: --column 'tokens=tokens_B*1e9'"),
+        ({"params": "size"}, "--column 'params=size*1e9' (*1e6 for millions)"),
+    ],
+)
+def test_another_unit_is_refused_in_one_line_with_its_remedy(
+    columns: dict[str, str], message: str
+) -> None:
+    table = {
+        "run": ["a", "a"],
+        "params": [1e9, 1e9],
+        "tokens": [1e9, 2e9],
+        "loss": [3.0, 2.9],
+        "eval_ppl": [9.0, 8.0],
+        "val_bpb": [1.0, 0.9],
+        "odd": [20.0, 19.0],
+        "pct": [15, 15],
+        "tokens_B": [1, 2],
+        "size": [7, 7],
+    }
+    with pytest.raises(p2fit.CurvesError) as caught:
+        p2fit.check(table, columns=columns)
+    assert len(caught.value.faults) == 1
+    assert message in str(caught.value)
+
+
+def test_the_names_that_are_known_are_on_the_page() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "tables.md").read_text(encoding="utf-8")
+    for column, names in SYNONYMS.items():
+        assert f"| `{column}` | {', '.join(names)} |" in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -110,15 +111,29 @@ def fit(
 @run_by_option
 @json_option
 def check(curves: str, law: str | None, as_json: bool, **options: Any) -> None:
-    """Check a file of loss curves and list every fault.
+    """Check a file of loss curves, list every fault, and say how to fit it.
+
+    The last line is the command to type, with what the columns seem to be by their names and sizes.
 
     \b
-    Example:
+    Examples:
       p2fit check curves.csv --law p2
+      p2fit check sweep.csv --run-by model,sparsity_pct --column loss=eval_loss
     """
     from p2fit.curves.choosing import check as check_curves
+    from p2fit.curves.choosing import fit_command
+    from p2fit.errors import CurvesError, FitError
 
-    found = check_curves(curves, law, **options)
+    try:
+        found = check_curves(curves, law, **options)
+    except (CurvesError, FitError) as error:
+        click.echo(str(error), err=True)
+        if curves != "-":
+            with suppress(CurvesError, FitError):  # then there is no header to read
+                command, more = fit_command(curves, law, **options)
+                if more:
+                    click.echo(f"fit it: {command}", err=True)
+        click.get_current_context().exit(2)
     if as_json:
         print_json(found)
         return
@@ -127,6 +142,8 @@ def check(curves: str, law: str | None, as_json: bool, **options: Any) -> None:
     click.echo(f"laws it can serve: {laws}")
     for note in found["notes"]:
         click.echo(f"note: {note}")
+    if curves != "-":
+        click.echo(f"fit it: {fit_command(curves, law, **options)[0]}")
 
 
 @click.command()

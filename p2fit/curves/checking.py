@@ -14,11 +14,12 @@ from typing import Any
 
 import polars as pl
 
-from p2fit.curves.columns import read_expression
+from p2fit.curves.columns import quote, read_expression
+from p2fit.curves.proposing import HIGHEST, mended, other_unit, propose, scale_of, unsure
 from p2fit.curves.rows import NOTE, SETTINGS, row_names, rows_are_runs
 from p2fit.errors import FRAME, CurvesError, Fault, FitError
 from p2fit.numerals import read_count, read_share
-from p2fit.wording import suggest
+from p2fit.wording import join, suggest
 
 KEPT = 1000  # faults kept of a hopeless file; the rest is counted
 READ = {"count": read_count, "share": read_share}  # how cells of a unit may be written
@@ -98,14 +99,14 @@ def check_table(
     _find_columns(table, columns)
     where, primary = table.where, schema()["primaryKey"]
     if "run" in needs and "run" not in {*where, *columns} and not table.faults:
-        _name_rows(table, needs)
+        _name_rows(table, needs, columns)
     needed = {*needs, *numeric}
     integrate = "avg_params" in needed and "avg_params" not in where and "active_params" in where
     if integrate:
         needed = needed - {"avg_params"} | {"active_params", *primary}
     said = {fault.column for fault in table.faults}
-    for name in sorted(needed - where.keys() - columns.keys() - said):
-        table.fault_header(name, f"no such column{suggest(name, where)}")
+    if missing := sorted(needed - where.keys() - columns.keys() - said):
+        _fault_missing(table, missing, columns)
     if not table.cells.height and not table.faults:
         table.fault_header(None, "no rows: there is only a header")
 
@@ -118,6 +119,7 @@ def check_table(
         asked = name in numeric or (name in needed and rule["type"] == "any")
         rules[name] = _NUMBER if asked and rule["type"] != "number" else rule
     frame = _convert(table, rules, needed)
+    _check_units(table, frame)
     if primary[0] in where:
         key = [name for name in primary if name in where]
         order = frame.select(pl.arg_sort_by(key, nulls_last=True, maintain_order=True)).to_series()
@@ -150,7 +152,7 @@ def _find_columns(table: Table, columns: Mapping[str, str]) -> None:
     table.where |= mapped
 
 
-def _name_rows(table: Table, needs: Collection[str]) -> None:
+def _name_rows(table: Table, needs: Collection[str], columns: Mapping[str, str]) -> None:
     """Take each row for a run, where the table has none and its rows look like it."""
     where, cells = table.where, table.cells
     if not cells.height or any(n not in where for n in REQUIRED if n in needs and n != "run"):
@@ -173,12 +175,55 @@ def _name_rows(table: Table, needs: Collection[str]) -> None:
         table.header.append("run")
         where["run"] = cells.width
         return
-    by = ",".join(n for n in names if cells[str(where[n])].n_unique() > 1) or names[0]
+    _, by = propose(*_plain(table, columns), columns)
     table.fault_header(
         "run",
-        f"no such column, and rows of one setting look like points of a curve: --run-by {by} names "
-        "the runs, --run-by params,tokens takes each row for one",
+        "no such column, and rows of one setting look like points of a curve: "
+        f"{by or '--run-by COLUMNS'} names the runs, --run-by params,tokens takes each row for one",
     )
+
+
+def _plain(
+    table: Table, columns: Mapping[str, str]
+) -> tuple[list[str], Callable[[str], pl.Series]]:
+    """The names that the file has, and what gives the cells of one."""
+    at = {name: i for i, name in reversed(list(enumerate(table.header)))}
+    names = [n for n in table.header if n and f" = {columns.get(n.split(' = ')[0])}" not in n]
+    return names, lambda name: table.cells.to_series(at[name])
+
+
+def _fault_missing(table: Table, missing: Sequence[str], columns: Mapping[str, str]) -> None:
+    """Say which columns are not there, and what to type where others look like them."""
+    header, cells = _plain(table, columns)
+    found, run_by = propose(header, cells, columns)
+    options = " ".join(part for part in (run_by, *found.values()) if part)
+    if options and all(n in found or (n == "run" and not table.faults) for n in missing):
+        lacks = f"no column{'s' * (len(missing) > 1)} {join(tuple(missing))}"
+        table.fault_header(None, f"{lacks}; if its columns are what they are called, add {options}")
+        return
+    for name in missing:
+        table.fault_header(name, f"no such column{suggest(name, table.where)}")
+    if options:
+        table.fault_header(None, f"if its columns are what they are called, add {options}")
+
+
+def _check_units(table: Table, frame: pl.DataFrame) -> None:
+    """A fault for losses that look like another unit than nats per token."""
+    for column in ("loss", "base_loss"):
+        name = table.header[table.where[column]] if column in table.where else ""
+        if not name or " = " in name:  # an expression says what it does
+            continue
+        if name != column and (why := other_unit(column, name)):
+            table.fault_header(column, why)
+            continue
+        middle = frame[column].median() if set(REQUIRED) <= table.where.keys() else None
+        if isinstance(middle, float) and middle > HIGHEST:
+            option = f"--column '{column}=log({quote(name)})'"
+            table.fault_header(
+                column,
+                f"half of it is above {_show(round(middle, 3))}, and no vocabulary has a loss "
+                f"above {HIGHEST}: is it a perplexity? {option}",
+            )
 
 
 def _work_out(table: Table, target: str, text: str, known: Mapping[str, int]) -> int:
@@ -225,10 +270,30 @@ def _convert(table: Table, rules: Mapping[str, _Rule], needed: Collection[str]) 
             column = done[f"text {n}"].cast(pl.String)
         elif fault:
             at = done.select(text=f"text {n}", value=f"value {n}", wrong=f"wrong {n}")
-            table.fault_rows(n, at.with_row_index("row").filter("wrong"), partial(_why, rule))
+            found = at.with_row_index("row").filter("wrong")
+            mend = _mend(table, n, rule, at)
+            kept = found.head(1) if mend else found
+            table.fault_rows(n, kept, partial(_why, rule, more=mend))
             column = column.set(done[f"wrong {n}"], None)
         columns.append(column.alias(n))
     return pl.DataFrame(columns)
+
+
+def _mend(table: Table, column: str, rule: _Rule, at: pl.DataFrame) -> str:
+    """The option that mends a column of which all is in another unit; empty where not all is."""
+    name = table.header[table.where[column]]
+    if "p2fit:unit" not in rule or " = " in name:
+        return ""
+    filled = at.filter(pl.col("value").is_not_null() & (pl.col("value") > 0))
+    if filled.height < 2 or not filled["wrong"].all():
+        return ""
+    if at["wrong"].sum() > filled.height:  # something else is wrong as well
+        return ""
+    cells = filled["text"]
+    if not scale_of(column, name, cells):
+        return ""
+    option = mended(column, name, cells) + unsure(column, name)
+    return f"; so are all of {filled.height} rows: {option}"
 
 
 def _spelled_out(done: pl.DataFrame, rules: Mapping[str, _Rule]) -> dict[str, pl.Expr]:
@@ -287,7 +352,7 @@ def _tests(rule: _Rule) -> Iterator[tuple[Callable[[Any], Any], str]]:
         yield lambda v: (v <= low) | (v >= high), f"is between {_show(low)} and {_show(high)}"
 
 
-def _why(rule: _Rule, at: Mapping[str, Any]) -> str:
+def _why(rule: _Rule, at: Mapping[str, Any], more: str = "") -> str:
     """Why a cell, ``text`` read as ``value``, is at fault."""
     text, value = at["text"], at["value"]
     if text is None:
@@ -298,7 +363,7 @@ def _why(rule: _Rule, at: Mapping[str, Any]) -> str:
         words = next(words for test, words in _tests(rule) if not test(value))
         if value > 0 and "p2fit:hint" in rule:  # no change of unit makes up for a sign
             words += f": {rule['p2fit:hint']}"
-    return f"{_show(text)} {words}"
+    return f"{_show(text)} {words}{more}"
 
 
 def _show(cell: object) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,7 +15,8 @@ from p2fit.curves.checking import REQUIRED
 from p2fit.curves.columns import with_run_by
 from p2fit.curves.control import control_drift, drift_warning, subtract_control
 from p2fit.curves.options import Options
-from p2fit.curves.reading import Curves, from_frame, read_curves, read_stdin
+from p2fit.curves.proposing import mended, offer
+from p2fit.curves.reading import Curves, from_frame, parse, read_bytes, read_curves, read_stdin
 from p2fit.errors import FitError, LawError
 from p2fit.laws.law import Law
 from p2fit.laws.table import LAWS, get_law
@@ -157,8 +159,12 @@ def usable_columns(columns: Collection[str]) -> set[str]:
     return set(columns) | derived
 
 
-def choose_law(columns: Collection[str]) -> tuple[Law, str]:
+def choose_law(columns: Collection[str], offered: Callable[[], str] = str) -> tuple[Law, str]:
     """The law that a file's columns call for, and why.
+
+    Args:
+        columns: what the file has.
+        offered: gives the options that would name what it lacks.
 
     Raises:
         FitError: no law fits these columns.
@@ -174,7 +180,7 @@ def choose_law(columns: Collection[str]) -> tuple[Law, str]:
         name, why = "chinchilla", "the file has neither pruning_rate nor avg_params"
     law = LAWS[name]
     if not set(required_columns(law)) <= usable_columns(columns):
-        raise FitError(_missing_columns(law, columns))
+        raise FitError(_missing_columns(law, columns, offered=offered))
     return law, why
 
 
@@ -192,17 +198,19 @@ def laws_served(columns: Collection[str]) -> list[str]:
     ]
 
 
-def _missing_columns(law: Law, columns: Collection[str], target: str = "loss") -> str:
+def _missing_columns(
+    law: Law, columns: Collection[str], target: str = "loss", offered: Callable[[], str] = str
+) -> str:
     missing = [n for n in required_columns(law, target) if n not in usable_columns(columns)]
     if target != "loss":
         has = ", ".join(columns)
         return f"{law.name} needs {join(tuple(missing))}, which the file lacks; it has {has}"
     can = laws_served(columns)
     serves = f"this file can serve {', '.join(can)}" if can else "this file can serve no law here"
-    return (
-        f"{law.name} needs {join(tuple(missing))}, which the file lacks; {serves} "
-        "(name other columns with --column, e.g. --column loss=val_loss)"
-    )
+    remedy = "name other columns with --column, e.g. --column loss=val_loss"
+    if options := offered():
+        remedy = f"if its columns are what they are called, add {options}"
+    return f"{law.name} needs {join(tuple(missing))}, which the file lacks; {serves} ({remedy})"
 
 
 def open_curves(
@@ -226,18 +234,22 @@ def open_curves(
     curves = read(source, columns, needs=("run",) if sparse else ("run", "loss"))
     names = curves.frame.columns
     why = ""
+
+    def offered() -> str:
+        return offer(names, curves.frame.get_column, columns or {})
+
     if law is not None:
         chosen = get_law(law, names)
     elif sparse:
         raise FitError(f"a law for {target} must be given: no law here is chosen by the columns")
     else:
-        chosen, why = choose_law(names)
+        chosen, why = choose_law(names, offered)
     if target in chosen.inputs:
         other = "; --target names another column to predict" if target == "loss" else ""
         raise LawError(f"a law predicts the {target}: it cannot be an input{other}")
     wanted = required_columns(chosen, target)
     if not set(wanted) <= usable_columns(names):
-        raise FitError(f"{curves.source}: {_missing_columns(chosen, names, target)}")
+        raise FitError(f"{curves.source}: {_missing_columns(chosen, names, target, offered)}")
     schema = curves.frame.schema
     if sparse:
         wanted = tuple(n for n in wanted if n != target)
@@ -285,6 +297,42 @@ def check(
         "laws": laws_served(filled),
         "notes": list(curves.notes),
     }
+
+
+def fit_command(
+    path: str,
+    law: str | None = None,
+    *,
+    columns: Mapping[str, str] | None = None,
+    run_by: Sequence[str] | None = None,
+) -> tuple[str, bool]:
+    """The command that would fit a file, with the options that its header calls for; and whether
+    there are any besides those given.
+
+    Raises:
+        CurvesError, FitError: the file has no header to read.
+    """
+    table = parse(*read_bytes(path))
+    table.stop_at_faults()
+    taken = with_run_by(columns, run_by)
+    header = {name.strip(): i for i, name in enumerate(table.header) if name.strip()}
+    given = ["--law", law] if law else []
+    given += ["--run-by", ",".join(run_by)] if run_by else []
+
+    def cells(name: str) -> pl.Series:
+        return table.cells.to_series(header[name])
+
+    # A column that is taken as it is may be in another unit.
+    own = {
+        column: mended(column, text, cells(text))
+        if text in header
+        else f"--column {shlex.quote(f'{column}={text}')}"
+        for column, text in (columns or {}).items()
+    }
+    options = offer(list(header), cells, taken)
+    other = any(f"--column {shlex.quote(f'{c}={(columns or {})[c]}')}" != o for c, o in own.items())
+    parts = [shlex.join(["p2fit", "fit", path, *given]), *own.values(), options]
+    return " ".join(parts).rstrip(), bool(options) or other
 
 
 def read(source: Source, columns: Mapping[str, str] | None, **wanted: Any) -> Curves:

@@ -187,10 +187,11 @@ def with_run_by(columns: Mapping[str, str] | None, run_by: Sequence[str] | None)
         raise FitError(f"run_by is {run_by!r}: give a list of columns")
     if "run" in found:
         raise FitError("run is mapped and run_by is given: give one of them")
-    several = " + '-' + ".join(map(_quote, run_by))
+    several = " + '-' + ".join(map(quote, run_by))
     found["run"] = several if len(run_by) > 1 else run_by[0]
     return found
 
 
-def _quote(name: str) -> str:
-    return name if name.isidentifier() else f'"{name}"'
+def quote(name: str) -> str:
+    """A name as an expression has it."""
+    return name if name.isidentifier() and name.isascii() else f'"{name}"'

@@ -22,7 +22,7 @@ def rows_are_runs(settings: pl.DataFrame, tokens: pl.Series | None) -> bool:
         settings: what a run has one of; a row per row.
         tokens: of the rows, where there are any.
     """
-    if tokens is None or settings.height == 1:
+    if tokens is None or settings.height <= 1:
         return True
     if not settings.width:
         return False
