@@ -203,7 +203,7 @@ def test_odd_curves(runs: int, tmp_path: Path) -> None:
     if runs == 1:
         curves = simulate.chinchilla(5, seed=2, params=1e9) | {"run": ["$x$"] * 5}
     fit = p2fit.fit(curves)
-    kinds = ["curves", "observed", "residuals", "contours"]
+    kinds: list[Any] = ["curves", "observed", "residuals", "contours"]
     for kind in kinds[: 3 if runs == 1 else 4]:  # a run has one size: no lines of equal loss
         save(p2fit.plot(fit, kind, curves=curves), tmp_path / "p.png")
     assert (tmp_path / "p.png").stat().st_size > 5_000

@@ -432,3 +432,68 @@ def test_the_names_that_are_known_are_on_the_page() -> None:
     page = (Path(__file__).parents[1] / "docs" / "tables.md").read_text(encoding="utf-8")
     for column, names in SYNONYMS.items():
         assert f"| `{column}` | {', '.join(names)} |" in page
+
+
+# ---------------------------------------------------------------- columns against each other
+
+
+def test_a_base_loss_that_the_dense_row_contradicts_is_a_fault() -> None:
+    with pytest.raises(p2fit.CurvesError) as caught:
+        p2fit.fit(TABLES / "base-loss-contradicted.csv")
+    assert "csv:2: base_loss: 1.63315, but the unpruned model has loss 2.04381" in str(caught.value)
+    found = p2fit.fit(TABLES / "base-loss-right.csv")
+    assert found.parameters["gamma"].estimate == pytest.approx(-1.3, abs=0.05)
+
+
+def test_a_rate_and_what_is_left_of_the_parameters_are_held_together() -> None:
+    notes = p2fit.check(TABLES / "rate-contradicted.csv")["notes"]
+    assert len(notes) == 1
+    assert "pruning_rate is 0.25 in 3 rows" in notes[0]
+    assert "0.195 in the first" in notes[0]
+
+
+@given(st.sampled_from([0.01, 0.1, 0.31, 1.0, 2.9, 10.0, 1e3]), st.sampled_from([0.0, 0.5]))
+def test_flops_are_held_against_size_and_tokens(factor: float, rate: float) -> None:
+    sizes, tokens = [1e9, 2e9, 4e9], [1e10, 2e10, 3e10]
+    flops = [factor * 6 * n * (1 - rate) * d for n, d in zip(sizes, tokens)]
+    table = {"run": ["a", "b", "c"], "params": sizes, "tokens": tokens, "loss": [3.0, 2.9, 2.8]}
+    notes = p2fit.check({**table, "pruning_rate": [rate] * 3, "flops": flops})["notes"]
+    assert len(notes) == (not 0.3 <= factor <= 3)
+    assert all(f"flops is {factor:.3g} times" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tokens-stay-zero", "0 in all of run tokens-stay-zero, while its step rises"),
+        ("tokens-restart", "10000 at step 30 of run tokens-restart, after 20000"),
+    ],
+)
+def test_a_count_of_tokens_that_does_not_go_with_the_steps_is_refused(
+    name: str, message: str
+) -> None:
+    refused = run("import", TABLES / f"{name}.json", "--params", "1M")
+    assert refused.exit_code == 2
+    assert message in refused.stderr
+    assert "give --tokens-per-step" in refused.stderr
+    options = ("--params", "1M", "--tokens-per-step", "1000", "--json")
+    found = json.loads(run("import", TABLES / f"{name}.json", *options).stdout)
+    records = json.loads((TABLES / f"{name}.json").read_text(encoding="utf-8"))["log_history"]
+    assert found["rows"] == len(records)
+
+
+@given(st.integers(2, 5), st.integers(1, 4))
+def test_tokens_that_fall_while_steps_rise_are_a_fault(height: int, at: int) -> None:
+    tokens = [1e9 * (i + 1) for i in range(height + at)]
+    table = {
+        "run": ["a"] * len(tokens),
+        "params": [1e9] * len(tokens),
+        "step": list(range(len(tokens))),
+        "loss": [3 - 0.1 * i for i in range(len(tokens))],
+    }
+    assert not p2fit.check({**table, "tokens": tokens})["notes"]
+    again = tokens[:at] + [t + 5e8 for t in tokens[:height]]
+    if again == sorted(again):
+        return
+    with pytest.raises(p2fit.CurvesError, match="the count started again"):
+        p2fit.check({**table, "tokens": again})

@@ -14,6 +14,7 @@ from typing import Any
 
 import polars as pl
 
+from p2fit.curves.against import contradictions, doubts
 from p2fit.curves.columns import quote, read_expression
 from p2fit.curves.proposing import HIGHEST, mended, other_unit, propose, scale_of, unsure
 from p2fit.curves.rows import NOTE, SETTINGS, row_names, rows_are_runs
@@ -120,6 +121,10 @@ def check_table(
         rules[name] = _NUMBER if asked and rule["type"] != "number" else rule
     frame = _convert(table, rules, needed)
     _check_units(table, frame)
+    if not table.faults:
+        for row, column, message in contradictions(frame):
+            table.fault(table.lines[row], column, message)
+        table.notes += doubts(frame)
     if primary[0] in where:
         key = [name for name in primary if name in where]
         order = frame.select(pl.arg_sort_by(key, nulls_last=True, maintain_order=True)).to_series()

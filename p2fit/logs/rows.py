@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import polars as pl
 
+from p2fit.curves.against import falling
 from p2fit.curves.checking import READ, schema
 from p2fit.curves.columns import read_expression
 from p2fit.curves.rows import NOTE, SETTINGS, row_names, rows_are_runs
@@ -258,6 +259,7 @@ def take(log: Log, run: pl.Series, asked: Asked) -> Taken:
     names = _find(log, loss, asked)
     _need(log, names, facts)
     frame = _frame(log, run, names)
+    _rise(log, frame, names, facts)
     counted = {name: f["tokens_per_step"] for name, f in facts.items() if "tokens_per_step" in f}
     if counted:
         per_step = pl.col("run").replace_strict(counted, default=None, return_dtype=pl.Float64)
@@ -332,6 +334,25 @@ def _need(log: Log, names: Collection[str], facts: Mapping[str, Mapping[str, Any
             raise _fault(log, "no params: give --params, or params in the table of runs", run)
         if known.get("loss_unit") == "bits-per-byte" and "bytes_per_token" not in known:
             raise _fault(log, "bits per byte need --bytes-per-token", run)
+
+
+def _rise(
+    log: Log,
+    frame: pl.DataFrame,
+    names: Mapping[str, str],
+    facts: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Raise where the log's own count of tokens does not go with its steps."""
+    if not {"step", "tokens"} <= names.keys() or names["step"] == names["tokens"]:
+        return
+    counted = [run for run, fact in facts.items() if "tokens_per_step" in fact]
+    rows = frame.rename({RECORD: "#row"}).filter(
+        pl.col("loss").is_not_null() & ~pl.col("run").is_in(counted)
+    )
+    if found := falling(rows, "step"):
+        row, words = found
+        what = f"{words}; give --tokens-per-step"
+        raise CurvesError([log.fault(row, names["tokens"], what)])
 
 
 def _frame(log: Log, run: pl.Series, names: Mapping[str, str]) -> pl.DataFrame:
