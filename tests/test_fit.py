@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import p2fit
+from p2fit.curves.options import OptionNames
 from p2fit.fit import to_json
+from p2fit.fitting import FitOptions
 from tests import simulate
 
 SCHEMA = json.loads(
@@ -483,3 +487,27 @@ def test_a_source_may_be_a_path_a_frame_or_curves(tmp_path: Path) -> None:
     assert p2fit.fit(curves).data["source"] == str(tmp_path / "curves.csv")
     with (tmp_path / "curves.csv").open("rb") as file:
         assert p2fit.fit(file).objective == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_typed_options_are_those_of_a_fit() -> None:
+    """What editors and type checkers know of the options, and what help() shows of them."""
+    typed = {n: hint.__forward_arg__ for n, hint in OptionNames.__annotations__.items()}
+    assert typed == {field.name: field.type for field in fields(p2fit.Options)}
+    beyond = {n: h.__forward_arg__ for n, h in FitOptions.__annotations__.items() if n not in typed}
+    assert beyond.keys() == {field.name for field in fields(p2fit.BayesOptions)}
+    takers = (p2fit.fit, p2fit.fit_each, p2fit.compare, p2fit.profile, p2fit.report)
+    for taker in (*takers, p2fit.identify_design):
+        shown = inspect.signature(taker).parameters
+        assert {field.name for field in fields(p2fit.Options)} <= shown.keys(), taker
+        assert "options" not in shown
+
+
+def test_a_misspelt_option_is_refused_here_and_by_the_type_checker() -> None:
+    table = simulate.chinchilla(8, seed=0)
+    # The comments are checked: mypy complains of one that is not needed.
+    with pytest.raises(p2fit.FitError, match="no option is called bootstrp"):
+        p2fit.fit(table, bootstrp=40)  # type: ignore[call-arg]
+    with pytest.raises(p2fit.FitError, match="backend is 'bayse'"):
+        p2fit.fit(table, backend="bayse")  # type: ignore[arg-type]
+    with pytest.raises(p2fit.FitError, match="loss is 'hubr'"):
+        p2fit.fit(table, loss="hubr")  # type: ignore[arg-type]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
+from typing import Any, Literal, TypedDict, TypeVar
 
 import polars as pl
 
@@ -150,3 +151,55 @@ class Options:
         """What a saved fit says of its making; the rest stands elsewhere in it."""
         elsewhere = {"columns", "run_by", "by", "pool", "fix", "tie"}
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in elsewhere}
+
+
+class OptionNames(TypedDict, total=False):
+    """:class:`Options` as keyword arguments, for editors and type checkers."""
+
+    columns: Mapping[str, str]
+    run_by: Sequence[str] | None
+    target: str
+    where: str | None
+    by: Sequence[str] | None
+    pool: bool
+    fix: Mapping[str, float]
+    tie: Mapping[str, str]
+    ranges: Mapping[str, tuple[float, float]]
+    start: Mapping[str, float]
+    residual: Residual | None
+    loss: Literal["huber", "squared"]
+    delta: float | None
+    weights: Literal["rows", "runs", "stderr"] | None
+    cluster: str
+    min_tokens: float
+    burn_in: float
+    include_undecayed: bool
+    subtract_control: bool
+    bootstrap: int
+    resample: Literal["wild", "runs"] | None
+    seed: int
+
+
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def showing(*options: type) -> Callable[[Function], Function]:
+    """Have ``help()`` show each option in place of ``**options``: the fields of dataclasses."""
+
+    def decorate(function: Function) -> Function:
+        signature = inspect.signature(function)
+        shown = [p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD]
+        names = {p.name for p in shown}
+        for kind in options:
+            for one in fields(kind):
+                if one.name not in names:
+                    made = one.default_factory
+                    default = one.default if made is MISSING else made()
+                    shown.append(
+                        inspect.Parameter(one.name, _KEYWORD, default=default, annotation=one.type)
+                    )
+        function.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
+        return function
+
+    return decorate

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import polars as pl
@@ -28,6 +28,7 @@ from p2fit.curves.choosing import (
     required_columns,
 )
 from p2fit.curves.columns import with_run_by
+from p2fit.curves.options import OptionNames, Options, showing
 from p2fit.curves.reading import Curves
 from p2fit.errors import FitError, LawError
 from p2fit.judging.candidates import Mend, find_mends, residual_jacobian, scale_columns, to_triangle
@@ -109,13 +110,14 @@ class DesignReport(Result):
         return found
 
 
+@showing(Options)
 def identify_design(
     source: Source,
     law: str | Law | None = None,
     *,
     design: bool = False,
     at: Mapping[str, float] | None = None,
-    **options: Any,
+    **options: Unpack[OptionNames],
 ) -> list[DesignReport]:
     """Which parameters a design can tell apart, and which run to add.
 

@@ -10,10 +10,11 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
 from p2fit import __version__, extras
 from p2fit.curves.choosing import Dataset, Source, Stdin
+from p2fit.curves.options import OptionNames, Options, showing
 from p2fit.errors import FitError, LawError
 from p2fit.fit import Fit
 from p2fit.fitting import fit_each
@@ -40,13 +41,14 @@ MODELS = 12
 MOST_ROWS = 20_000
 
 
+@showing(Options)
 def report(
     source: Source | Fit | Sequence[Fit],
     law: str | Law | None = None,
     *,
     curves: Source | None = None,
     progress: Callable[[int, int], None] | None = None,
-    **options: Any,
+    **options: Unpack[OptionNames],
 ) -> str:
     """Fit loss curves, put the fit to the test, and say it all on one HTML page.
 

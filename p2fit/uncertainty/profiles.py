@@ -18,12 +18,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Unpack
 
 import numpy as np
 
 from p2fit.arrays import Array
 from p2fit.curves.choosing import Dataset, Source, datasets
+from p2fit.curves.options import OptionNames, Options, showing
 from p2fit.errors import FitError
 from p2fit.laws.law import Law
 from p2fit.results import Result
@@ -106,13 +107,14 @@ class Profile(Result):
         return {**asdict(self), "group": dict(self.group), "asymmetry": self.asymmetry}
 
 
+@showing(Options)
 def profile(
     source: Source,
     law: str | Law | None = None,
     *,
     parameters: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
-    **options: Any,
+    **options: Unpack[OptionNames],
 ) -> list[Profile]:
     """Profile the objective over each free parameter of each group of curves.
 
