@@ -348,11 +348,39 @@ def test_rows_without_tokens_serve_a_law_without_tokens() -> None:
     assert fit.data["used"] == 60
 
 
+WRONG: dict[str, Any] = {
+    "bootstrap": "100", "seed": 1.5, "pool": "yes", "include_undecayed": 1, "min_tokens": "1B",
+    "burn_in": True, "delta": "1e-3", "fix": "alpha=.3", "tie": [("alpha", "beta")],
+    "ranges": {"alpha": "0..1"}, "start": {"alpha": "0.3"}, "columns": ["loss"], "where": 3,
+    "by": "family", "run_by": "model", "cluster": None, "target": 3, "residual": "lg", "loss": 2,
+    "weights": ["rows"], "resample": "rows", "subtract_control": "no",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(p2fit.Options)])
+def test_an_option_of_another_type_is_named_with_what_to_use(name: str) -> None:
+    value = WRONG[name]
+    with pytest.raises(p2fit.FitError) as caught:
+        p2fit.fit(simulate.chinchilla(seed=0), **{name: value})
+    assert str(caught.value).startswith(f"{name} is {value!r}: use ")
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    values: dict[str, Any] = {
+        "bootstrap": np.int64(50),
+        "fix": {"E": np.float32(1.5)},
+        "ranges": {"alpha": [0, 1]},
+        "pool": np.True_,
+    }
+    assert p2fit.Options(**values).bootstrap == 50
+
+
 def test_groups_by_numbers_are_in_their_order_and_told_apart() -> None:
     table = simulate.chinchilla(60, seed=1)
     fits = p2fit.fit_each({**table, "g": [10.0, 2.0, 2.0000001] * 20}, by=["g", "g"])
     assert [f.group["g"] for f in fits] == ["2", "2.0000001", "10"]
-    with pytest.raises(p2fit.FitError, match="give a list of columns"):
+    with pytest.raises(p2fit.FitError, match="by is 'run': use a list of texts"):
         p2fit.fit(table, by="run")
 
 

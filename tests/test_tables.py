@@ -115,7 +115,8 @@ def test_check_import_and_points_take_expressions(tmp_path: Path) -> None:
     [
         ({"loss": "log(eval)"}, "no column eval to take it from in 'log(eval)'"),
         ({"loss": "eval_loss +"}, "cannot read the formula 'eval_loss +'"),
-        ({"loss": "sqrt(eval_loss)"}, "only numbers, names"),
+        ({"loss": "sqrt(eval_loss)"}, "has sqrt: write eval_loss^0.5"),
+        ({"loss": "sin(eval_loss)"}, "only numbers, names"),
         ({"run": "model + '-"}, "cannot read"),
         ({"loss": "log(zero)"}, ":2: log(zero): has no value at zero = 0"),
         ({"loss": "word*1"}, ":2: word: a is not a number"),

@@ -121,7 +121,7 @@ def check(curves: str, law: str | None, as_json: bool, **options: Any) -> None:
       p2fit check sweep.csv --run-by model,sparsity_pct --column loss=eval_loss
     """
     from p2fit.curves.choosing import check as check_curves
-    from p2fit.curves.choosing import fit_command
+    from p2fit.curves.command import fit_command
     from p2fit.errors import CurvesError, FitError
 
     try:

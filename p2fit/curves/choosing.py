@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -15,12 +14,12 @@ from p2fit.curves.checking import REQUIRED
 from p2fit.curves.columns import with_run_by
 from p2fit.curves.control import control_drift, drift_warning, subtract_control
 from p2fit.curves.options import Options
-from p2fit.curves.proposing import mended, offer
-from p2fit.curves.reading import Curves, from_frame, parse, read_bytes, read_curves, read_stdin
-from p2fit.errors import FitError, LawError
+from p2fit.curves.proposing import meant, misspelt, offer
+from p2fit.curves.reading import Curves, from_frame, read_curves, read_stdin
+from p2fit.errors import FitError, LawError, NotMonomialError
 from p2fit.laws.law import Law
 from p2fit.laws.table import LAWS, get_law
-from p2fit.wording import join
+from p2fit.wording import closest, join
 
 Source = Curves | str | Path | BinaryIO | pl.DataFrame | Mapping[str, Any]
 
@@ -71,7 +70,9 @@ def datasets(source: Source, law: str | Law | None = None, **options: Any) -> li
     """
     unknown = sorted(set(options) - {f.name for f in fields(Options)})
     if unknown:
-        raise FitError(f"no option is called {unknown[0]}; see p2fit.Options")
+        close = closest(unknown[0], [f.name for f in fields(Options)])
+        instead = f": did you mean {close}?" if close else "; see p2fit.Options"
+        raise FitError(f"no option is called {unknown[0]}{instead}")
     asked = Options(**options)
     curves, chosen, why = open_curves(source, law, asked.columns, asked.target)
     chosen = chosen.restrict(asked.fix, asked.tie) if asked.fix or asked.tie else chosen
@@ -240,6 +241,7 @@ def open_curves(
 
     if law is not None:
         chosen = get_law(law, names)
+        _check_names(chosen, names)
     elif sparse:
         raise FitError(f"a law for {target} must be given: no law here is chosen by the columns")
     else:
@@ -263,6 +265,25 @@ def open_curves(
         # Read again with the law's own needs: it names the lines of what is missing.
         curves = read(source, columns, needs=wanted, numeric=chosen.inputs)
     return curves, chosen, why
+
+
+def _check_names(law: Law, names: Sequence[str]) -> None:
+    """Raise if a formula names what is no column and cannot be a parameter, or is hardly one."""
+    if law.name in LAWS:
+        return
+    fault = "the formula reads no column" if not law.inputs else ""
+    try:
+        _ = law.terms
+    except NotMonomialError:
+        pass
+    except LawError as error:
+        fault = fault or str(error)
+    for name in law.parameters:
+        column = meant(name, names) if fault else misspelt(name, names)
+        if column and column not in law.inputs:
+            raise LawError(f"{name} is no column; did you mean {column}?")
+    if not law.inputs:
+        raise LawError(f"{fault}: the columns are {', '.join(names)}")
 
 
 def check(
@@ -297,42 +318,6 @@ def check(
         "laws": laws_served(filled),
         "notes": list(curves.notes),
     }
-
-
-def fit_command(
-    path: str,
-    law: str | None = None,
-    *,
-    columns: Mapping[str, str] | None = None,
-    run_by: Sequence[str] | None = None,
-) -> tuple[str, bool]:
-    """The command that would fit a file, with the options that its header calls for; and whether
-    there are any besides those given.
-
-    Raises:
-        CurvesError, FitError: the file has no header to read.
-    """
-    table = parse(*read_bytes(path))
-    table.stop_at_faults()
-    taken = with_run_by(columns, run_by)
-    header = {name.strip(): i for i, name in enumerate(table.header) if name.strip()}
-    given = ["--law", law] if law else []
-    given += ["--run-by", ",".join(run_by)] if run_by else []
-
-    def cells(name: str) -> pl.Series:
-        return table.cells.to_series(header[name])
-
-    # A column that is taken as it is may be in another unit.
-    own = {
-        column: mended(column, text, cells(text))
-        if text in header
-        else f"--column {shlex.quote(f'{column}={text}')}"
-        for column, text in (columns or {}).items()
-    }
-    options = offer(list(header), cells, taken)
-    other = any(f"--column {shlex.quote(f'{c}={(columns or {})[c]}')}" != o for c, o in own.items())
-    parts = [shlex.join(["p2fit", "fit", path, *given]), *own.values(), options]
-    return " ".join(parts).rstrip(), bool(options) or other
 
 
 def read(source: Source, columns: Mapping[str, str] | None, **wanted: Any) -> Curves:

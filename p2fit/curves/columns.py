@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from p2fit.arguments import hold
 from p2fit.errors import FitError, LawError
 from p2fit.laws.expression import evaluate, names_in, parse
 from p2fit.numerals import read_count, read_share
@@ -178,13 +179,15 @@ def with_run_by(columns: Mapping[str, str] | None, run_by: Sequence[str] | None)
     """The mapping with a run for each combination of some columns.
 
     Raises:
-        FitError: the run is mapped already, or ``run_by`` is no list of names.
+        FitError: the run is mapped already, or one is no mapping and the other no list of names.
     """
+    hold("columns", columns, Mapping[str, str] | None)
+    hold("run_by", run_by, Sequence[str] | None)
     found = dict(columns or {})
     if run_by is None:
         return found
-    if isinstance(run_by, str) or not run_by:
-        raise FitError(f"run_by is {run_by!r}: give a list of columns")
+    if not run_by:
+        raise FitError(f"run_by is {run_by!r}: name at least one column")
     if "run" in found:
         raise FitError("run is mapped and run_by is given: give one of them")
     several = " + '-' + ".join(map(quote, run_by))

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypedDict, TypeVar
 
 import polars as pl
 
+from p2fit.arguments import verify
 from p2fit.curves.columns import with_run_by
 from p2fit.errors import FitError
 from p2fit.scales import SCALES, Linear, Residual
@@ -83,6 +84,7 @@ class Options:
     """Of the resamples, and of the rows that starts are compared on, with more than 4096."""
 
     def __post_init__(self) -> None:
+        verify(self)
         for name, allowed in (
             ("residual", (None, *SCALES)),
             ("loss", ("huber", "squared")),
@@ -111,8 +113,6 @@ class Options:
                 raise FitError(f"{name} is {getattr(self, name)}: use {what}")
         object.__setattr__(self, "columns", with_run_by(self.columns, self.run_by))
         object.__setattr__(self, "run_by", None)
-        if isinstance(self.by, str):
-            raise FitError(f"by is {self.by!r}: give a list of columns")
         if self.pool and self.by:
             raise FitError("by and pool contradict each other: give one")
 

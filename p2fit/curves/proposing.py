@@ -10,6 +10,7 @@ import polars as pl
 
 from p2fit.curves.columns import quote
 from p2fit.curves.rows import rows_are_runs
+from p2fit.wording import closest
 
 #: Column -> what it is called elsewhere: words in lower case, joined by _.
 SYNONYMS: Mapping[str, tuple[str, ...]] = {
@@ -54,6 +55,15 @@ _BITS = {"bits", "bpb", "bpc", "bpt", "bpw", "byte"}
 _PER_BYTE = {"bpb", "byte"}
 _COUNTS = ("params", "tokens", "avg_params", "active_params")
 _PERPLEXITY = ("ppl", "perplexity")
+
+# What papers write for a column.
+_SYMBOLS = {
+    "params": ("n", "n0", "n_0"),
+    "tokens": ("d",),
+    "base_loss": ("l0", "l_0"),
+    "pruning_rate": ("rho",),
+    "avg_params": ("n_bar",),
+}
 
 Cells = Callable[[str], pl.Series]
 
@@ -183,3 +193,17 @@ def offer(header: Collection[str], cells: Cells, taken: Mapping[str, str]) -> st
     """All of :func:`propose` in one line of options; empty where there is none."""
     found, run_by = propose(header, cells, taken)
     return " ".join(part for part in (run_by, *found.values()) if part)
+
+
+def meant(name: str, header: Collection[str]) -> str:
+    """The column that a name in a formula, which is none, seems to stand for; empty if none."""
+    core = "_".join(words_of(name))
+    for column, synonyms in SYNONYMS.items():
+        if column in header and core in (*synonyms, *_SYMBOLS.get(column, ())):
+            return column
+    return misspelt(name, header)
+
+
+def misspelt(name: str, header: Collection[str]) -> str:
+    """The column that a name is a slip of; empty if none."""
+    return closest(name, header, cutoff=0.85) if len(name) > 3 else ""
