@@ -67,21 +67,27 @@ class Table:
     notes: list[str] = field(default_factory=list)  # what the reader should know
     uncounted: int = 0  # faults beyond those kept
 
-    def fault(self, line: int | None, column: str | None, message: str) -> None:
-        self.faults.append(Fault(self.source, line, column, message))
+    def fault(self, line: int | None, column: str | None, message: str, kind: str = "") -> None:
+        self.faults.append(Fault(self.source, line, column, message, kind))
 
     def fault_header(self, column: str | None, message: str) -> None:
         self.fault(None if self.source == FRAME else 1, column, message)
 
     def fault_rows(
-        self, column: str, found: pl.DataFrame, message: Callable[[dict[str, Any]], str]
+        self, column: str, found: pl.DataFrame, message: Callable[[dict[str, Any]], tuple[str, str]]
     ) -> None:
-        """A fault per row of ``found``, whose column ``row`` is the position in ``cells``."""
+        """A fault per row of ``found``, whose column ``row`` is the position in ``cells``; its
+        ``message``, and what that shares with others."""
         column = self.header[self.where[column]]
         kept = found.sort("row").head(KEPT)
         self.uncounted += found.height - kept.height
         for at in kept.iter_rows(named=True):
-            self.fault(self.lines[at["row"]], column, message(at))
+            self.fault(self.lines[at["row"]], column, *message(at))
+
+    def written(self, column: str, row: int) -> str:
+        """A cell as it was written; a number in memory at its shortest."""
+        cell = self.cells.to_series(self.where[column])[row]
+        return _show(cell if isinstance(cell, str) else f"{cell:.15g}").strip()
 
     def line(self, row: int) -> str:
         return f"{'row' if self.source == FRAME else 'line'} {self.lines[row]}"
@@ -237,7 +243,7 @@ def _work_out(table: Table, target: str, text: str, known: Mapping[str, int]) ->
     cells = table.cells
     values, refused = expression.values(lambda name: cells.to_series(known[name]), cells.height)
     for row, name, why in refused[:KEPT]:
-        table.fault(table.lines[row], name, why)
+        table.fault(table.lines[row], name, why, f"from {text}")
     table.uncounted += max(len(refused) - KEPT, 0)
     if refused:
         table.stop_at_faults()
@@ -357,18 +363,18 @@ def _tests(rule: _Rule) -> Iterator[tuple[Callable[[Any], Any], str]]:
         yield lambda v: (v <= low) | (v >= high), f"is between {_show(low)} and {_show(high)}"
 
 
-def _why(rule: _Rule, at: Mapping[str, Any], more: str = "") -> str:
-    """Why a cell, ``text`` read as ``value``, is at fault."""
+def _why(rule: _Rule, at: Mapping[str, Any], more: str = "") -> tuple[str, str]:
+    """Why a cell, ``text`` read as ``value``, is at fault; and without the cell."""
     text, value = at["text"], at["value"]
     if text is None:
-        return "empty cell"
+        return "empty cell", ""
     if value is None or not math.isfinite(value):
         words = "is not a number"
     else:
         words = next(words for test, words in _tests(rule) if not test(value))
         if value > 0 and "p2fit:hint" in rule:  # no change of unit makes up for a sign
             words += f": {rule['p2fit:hint']}"
-    return f"{_show(text)} {words}{more}"
+    return f"{_show(text)} {words}{more}", words
 
 
 def _show(cell: object) -> str:
@@ -392,8 +398,9 @@ def _check_unique(table: Table, keys: pl.DataFrame, order: pl.Series) -> None:
         count,
         found.filter("again"),
         lambda at: (
-            f'{run} "{_show(at["run"])}" has {_show(at["count"])} {count} '
-            f"on {table.line(at['first'])} already"
+            f'{run} "{_show(at["run"])}" has {table.written(count, at["first"])} {count} '
+            f"on {table.line(at['first'])} already",
+            "again",
         ),
     )
 
@@ -415,9 +422,10 @@ def _check_constant(
         name,
         found.head(1),
         lambda at: (
-            f"{_show(at['value'])} differs from {_show(at['first_value'])} on "
-            f"{table.line(at['first_row'])}: it must be one per {group.name}; --run-by makes runs "
-            f"of several columns{more}"
+            f"{table.written(name, at['row'])} differs from "
+            f"{table.written(name, at['first_row'])} on {table.line(at['first_row'])}: it must be "
+            f"one per {group.name}; --run-by makes runs of several columns{more}",
+            "",
         ),
     )
 

@@ -224,7 +224,7 @@ def _parse_csv(table: Table, data: bytes) -> None:
                 table.fault(line, None, _QUOTES)
             elif len(row) != width:
                 cells = "1 cell" if len(row) == 1 else f"{len(row)} cells"
-                table.fault(line, None, f"{cells}, header has {width}")
+                table.fault(line, None, f"{cells}, header has {width}", "cells")
             else:
                 rows.append(row)
                 lines.append(line)

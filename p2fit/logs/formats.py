@@ -68,7 +68,8 @@ class Log:
         """
         values, refused = expression.values(self.column, self.height)
         if refused:
-            faults = [self.fault(row, name, why) for row, name, why in refused[:KEPT]]
+            kind = f"from {expression.text}"
+            faults = [self.fault(row, name, why, kind) for row, name, why in refused[:KEPT]]
             raise CurvesError(faults, len(refused))
         self.columns[expression.text] = lambda: values
         self._worked_out.add(expression.text)
@@ -108,15 +109,16 @@ class Log:
                 )
         bad = (numbers.is_null() & text.is_not_null()).arg_true()
         if len(bad):
-            faults = [self.fault(i, name, f"{text[i]!r} is not a number") for i in bad.head(KEPT)]
+            wrong = "is not a number"
+            faults = [self.fault(i, name, f"{text[i]!r} {wrong}", wrong) for i in bad.head(KEPT)]
             raise CurvesError(faults, len(bad))
         return numbers
 
-    def fault(self, record: int, column: str | None, message: str) -> Fault:
+    def fault(self, record: int, column: str | None, message: str, kind: str = "") -> Fault:
         line = self.lines[record] if self.lines else None
         if self.entries:
             column = f"{self.entries}[{record}].{column}"
-        return Fault(self.source, line, column, message)
+        return Fault(self.source, line, column, message, kind)
 
 
 def sources(path: str | Path) -> list[Path]:

@@ -299,7 +299,8 @@ def _place(fault: Fault, frame: pl.DataFrame, taken: Sequence[Taken], asked: Ask
     run, column = row["run"], str(fault.column)
     if column in asked.of(run):
         own = column in asked.runs.get(run, {})
-        return Fault(f"{asked.origin}: {run}" if own else "given", None, column, fault.message)
+        origin = f"{asked.origin}: {run}" if own else "given"
+        return Fault(origin, None, column, fault.message, fault.kind)
     one: Taken = taken[row[LOG]]
     name = one.names.get(column, column)
     if column == "tokens":
@@ -308,4 +309,4 @@ def _place(fault: Fault, frame: pl.DataFrame, taken: Sequence[Taken], asked: Ask
         name = f"{column} from {name}"
     message = re.sub(r" on row \d+", " in another record", fault.message)
     record: int = row[RECORD]
-    return one.log.fault(record, name, message)
+    return one.log.fault(record, name, message, fault.kind)
