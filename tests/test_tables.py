@@ -498,3 +498,42 @@ def test_tokens_that_fall_while_steps_rise_are_a_fault(height: int, at: int) -> 
         return
     with pytest.raises(p2fit.CurvesError, match="the count started again"):
         p2fit.check({**table, "tokens": again})
+
+
+# ---------------------------------------------------------------- faults that a filter leaves
+
+
+def test_what_a_filter_leaves_out_may_have_faults() -> None:
+    path = TABLES / "two-subsets.csv"
+    with pytest.raises(p2fit.CurvesError, match="tokens on line 2 already; and 6 more like it"):
+        p2fit.fit(path)
+    found = p2fit.fit(path, where="subset = 'a'")
+    assert (found.data["rows"], found.data["used"]) == (14, 7)
+    assert found.data["excluded"] == {"subset = 'a' does not hold": 7}
+    half = pl.read_csv(path).filter(pl.col("subset") == "a")
+    assert found.objective == p2fit.fit(half).objective
+    assert p2fit.compare(path, ["chinchilla", "kaplan-d"], where="subset = 'a'")
+
+
+@given(
+    bad=st.lists(st.booleans(), min_size=30, max_size=30),
+    cells=st.sampled_from([("loss", "x"), ("loss", ""), ("tokens", "-1"), ("params", "7")]),
+)
+def test_the_faults_of_left_out_rows_change_nothing(
+    bad: list[bool], cells: tuple[str, str]
+) -> None:
+    if not any(bad) or sum(not b for b in bad) < 8:
+        return
+    data = pl.DataFrame(simulate.chinchilla(30, seed=2)).cast(pl.String)
+    keep = pl.Series("keep", [int(not b) for b in bad])
+    column, cell = cells
+    table = data.with_columns(
+        keep, pl.when(keep == 1).then(pl.col(column)).otherwise(pl.lit(cell)).alias(column)
+    )
+    found = p2fit.fit(table, where="keep == 1")
+    plain = p2fit.fit(data.with_columns(keep), where="keep == 1")
+    assert found.objective == plain.objective
+    assert found.data["excluded"] == plain.data["excluded"]
+    assert found.data["rows"] == plain.data["rows"] == 30
+    with pytest.raises(p2fit.CurvesError):
+        p2fit.fit(table, where="keep < 2")

@@ -6,7 +6,7 @@ import json
 import math
 import operator
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cache, partial, reduce
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from p2fit.curves.against import contradictions, doubts
-from p2fit.curves.columns import quote, read_expression
+from p2fit.curves.columns import average_params, quote, read_expression
 from p2fit.curves.proposing import HIGHEST, mended, other_unit, propose, scale_of, unsure
 from p2fit.curves.rows import NOTE, SETTINGS, row_names, rows_are_runs
 from p2fit.errors import FRAME, CurvesError, Fault, FitError
@@ -69,6 +69,10 @@ class Table:
 
     def fault(self, line: int | None, column: str | None, message: str, kind: str = "") -> None:
         self.faults.append(Fault(self.source, line, column, message, kind))
+
+    def fresh(self) -> Table:
+        """The same table before it was looked at."""
+        return replace(self, header=list(self.header), where={}, faults=[], notes=[], uncounted=0)
 
     def fault_header(self, column: str | None, message: str) -> None:
         self.fault(None if self.source == FRAME else 1, column, message)
@@ -141,7 +145,17 @@ def check_table(
             if (group := rule.get("p2fit:constantWithin")) in where:
                 _check_constant(table, name, frame[group], frame[name], order)
     table.stop_at_faults()
-    return frame.with_columns(avg_params=_average(*primary)) if integrate else frame
+    return frame.with_columns(avg_params=average_params(*primary)) if integrate else frame
+
+
+def as_far_as_read(table: Table, columns: Mapping[str, str]) -> pl.DataFrame | None:
+    """The frame with null for each cell that breaks a rule; None where its header is at fault."""
+    try:
+        _find_columns(table, columns)
+    except CurvesError:
+        return None
+    rules = {n: _rules().get(n, {"type": "any"}) for n in table.where}
+    return None if table.faults else _convert(table, rules, ())
 
 
 def _find_columns(table: Table, columns: Mapping[str, str]) -> None:
@@ -428,12 +442,3 @@ def _check_constant(
             "",
         ),
     )
-
-
-def _average(run: str, tokens: str) -> pl.Expr:
-    """Mean of ``active_params`` over the tokens so far, for rows sorted by run and tokens."""
-    now, upto = pl.col("active_params"), pl.col(tokens)
-    # Before the first row the count is that of the first row, from tokens = 0 on.
-    before, since = now.shift().fill_null(now), upto.shift().fill_null(0.0)
-    area = ((now + before) / 2 * (upto - since)).cum_sum()
-    return pl.when(upto > 0).then(area / upto).otherwise(now).over(run)

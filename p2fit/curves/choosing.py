@@ -16,6 +16,7 @@ from p2fit.curves.control import control_drift, drift_warning, subtract_control
 from p2fit.curves.options import Options
 from p2fit.curves.proposing import meant, misspelt, offer
 from p2fit.curves.reading import Curves, from_frame, read_curves, read_stdin
+from p2fit.curves.selecting import where_expression
 from p2fit.errors import FitError, LawError, NotMonomialError
 from p2fit.laws.law import Law
 from p2fit.laws.table import LAWS, get_law
@@ -74,7 +75,7 @@ def datasets(source: Source, law: str | Law | None = None, **options: Any) -> li
         instead = f": did you mean {close}?" if close else "; see p2fit.Options"
         raise FitError(f"no option is called {unknown[0]}{instead}")
     asked = Options(**options)
-    curves, chosen, why = open_curves(source, law, asked.columns, asked.target)
+    curves, chosen, why = open_curves(source, law, asked.columns, asked.target, asked.where)
     chosen = chosen.restrict(asked.fix, asked.tie) if asked.fix or asked.tie else chosen
     chosen = chosen.within(asked.ranges)
     if chosen.monomial and asked.start:
@@ -95,9 +96,14 @@ def datasets(source: Source, law: str | Law | None = None, **options: Any) -> li
         by = [c for c in GROUPS if c in names]
     whole = without_drift(curves, chosen, asked.target) if asked.subtract_control else curves.frame
     controlled = _has_control(chosen, asked.target)
+    unread = curves.escaped
+    gone = {} if unread is None else {v: f.height for v, f in split_groups(unread, by)}
+    unheld = f"{asked.where} does not hold"
     found, empty, missed = [], [], []
     for values, frame in split_groups(whole, by):
         rows = select(frame, chosen, asked)
+        if values in gone:
+            rows.excluded[unheld] = rows.excluded.get(unheld, 0) + gone[values]
         group = dict(zip(by, values))
         moved = (
             control_drift(rows.frame, curves.frame) if controlled and rows.frame.height else None
@@ -114,7 +120,7 @@ def datasets(source: Source, law: str | Law | None = None, **options: Any) -> li
             account = "; ".join(f"{count}: {reason}" for reason, count in rows.excluded.items())
             empty.append(f"{dataset.label}: no row is left to fit ({account})")
             # A filter may be meant to leave groups out; of controls no row is ever fitted.
-            filtered = rows.excluded.get(f"{asked.where} does not hold") == frame.height
+            filtered = rows.excluded.get(unheld) == frame.height + gone.get(values, 0)
             if not filtered and not (controlled and not frame["pruning_rate"].max()):
                 missed.append(empty[-1])
     if not found:
@@ -219,10 +225,12 @@ def open_curves(
     law: str | Law | None = None,
     columns: Mapping[str, str] | None = None,
     target: str = "loss",
+    where: str | None = None,
 ) -> tuple[Curves, Law, str]:
     """Read curves and settle on a law: the curves, the law, and why that one.
 
-    The loss must be there in every row; another target may be empty in some.
+    The loss must be there in every row; another target may be empty in some. Rows that ``where``
+    does not take may have faults.
 
     Raises:
         CurvesError: faults in the file.
@@ -232,7 +240,7 @@ def open_curves(
     if isinstance(source, str) and source == "-":
         source = Stdin()
     sparse = target != "loss"
-    curves = read(source, columns, needs=("run",) if sparse else ("run", "loss"))
+    curves = read(source, columns, needs=("run",) if sparse else ("run", "loss"), where=where)
     names = curves.frame.columns
     why = ""
 
@@ -256,14 +264,14 @@ def open_curves(
     if sparse:
         wanted = tuple(n for n in wanted if n != target)
         if schema[target] != pl.Float64:  # read again for the lines of what is no number
-            read(source, columns, needs=(target,))
+            read(source, columns, needs=(target,), where=where)
             raise FitError(f"{curves.source}: {target} is not a column of numbers")
         if curves.frame[target].null_count() == curves.frame.height:
             raise FitError(f"{curves.source}: {target} is empty in every row")
     usable = all(n in schema and not curves.frame[n].null_count() for n in wanted)
     if not usable or any(schema[n] != pl.Float64 for n in chosen.inputs):
         # Read again with the law's own needs: it names the lines of what is missing.
-        curves = read(source, columns, needs=wanted, numeric=chosen.inputs)
+        curves = read(source, columns, needs=wanted, numeric=chosen.inputs, where=where)
     return curves, chosen, why
 
 
@@ -325,7 +333,8 @@ def read(source: Source, columns: Mapping[str, str] | None, **wanted: Any) -> Cu
     wanted["columns"] = dict(columns or {})
     if isinstance(source, Curves):
         again = from_frame(source.frame, **wanted)
-        return replace(again, source=source.source, notes=source.notes)
+        again = replace(again, source=source.source, notes=source.notes)
+        return replace(again, escaped=source.escaped) if again.escaped is None else again
     if isinstance(source, pl.DataFrame | Mapping):
         return from_frame(source, **wanted)
     if not isinstance(source, str | Path):
@@ -361,21 +370,6 @@ class Rows:
         if kept.height < self.frame.height:
             self.excluded[reason] = self.frame.height - kept.height
         self.frame = kept
-
-
-def where_expression(text: str, frame: pl.DataFrame) -> pl.Expr:
-    """A filter such as ``kept == 1`` or ``method = 'depth' and params > 1e9`` (SQL).
-
-    Raises:
-        FitError: it cannot be read, or does not fit the columns.
-    """
-    try:
-        expression = pl.sql_expr(text)
-        frame.filter(expression)
-    except pl.exceptions.PolarsError as error:
-        detail = str(error).splitlines()[0]
-        raise FitError(f"--where {text!r}: {detail}") from None
-    return expression
 
 
 def select(frame: pl.DataFrame, law: Law, options: Options) -> Rows:

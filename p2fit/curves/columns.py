@@ -198,3 +198,12 @@ def with_run_by(columns: Mapping[str, str] | None, run_by: Sequence[str] | None)
 def quote(name: str) -> str:
     """A name as an expression has it."""
     return name if name.isidentifier() and name.isascii() else f'"{name}"'
+
+
+def average_params(run: str, tokens: str) -> pl.Expr:
+    """Mean of ``active_params`` over the tokens so far, for rows sorted by run and tokens."""
+    now, upto = pl.col("active_params"), pl.col(tokens)
+    # Before the first row the count is that of the first row, from tokens = 0 on.
+    before, since = now.shift().fill_null(now), upto.shift().fill_null(0.0)
+    area = ((now + before) / 2 * (upto - since)).cum_sum()
+    return pl.when(upto > 0).then(area / upto).otherwise(now).over(run)

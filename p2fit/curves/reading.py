@@ -18,7 +18,8 @@ from typing import Any, BinaryIO
 
 import polars as pl
 
-from p2fit.curves.checking import REQUIRED, Table, check_table
+from p2fit.curves.checking import REQUIRED, Table
+from p2fit.curves.selecting import check_selected
 from p2fit.errors import FRAME, CurvesError, Fault, FitError
 from p2fit.files import opening
 
@@ -52,6 +53,9 @@ class Curves:
     """The mapping in use: column -> its name in the file, or an expression."""
     notes: tuple[str, ...] = ()
     """What the reader should know of them."""
+    escaped: pl.DataFrame | None = None
+    """Rows that a filter left out before the checks, as they would not have passed them; null where
+    a cell broke a rule. None where all rows passed."""
 
 
 def read_curves(
@@ -60,6 +64,7 @@ def read_curves(
     columns: Mapping[str, str] = _UNMAPPED,
     needs: Collection[str] = REQUIRED,
     numeric: Collection[str] = (),
+    where: str | None = None,
 ) -> Curves:
     """Read and check a CSV file of loss curves.
 
@@ -77,15 +82,16 @@ def read_curves(
         needs: columns that must exist and be filled; those that the schema does not know are
             numbers.
         numeric: further such columns, all of them numbers.
+        where: a filter (SQL); where rows have faults only those that it takes are checked.
 
     Raises:
         CurvesError: every fault of the file.
     """
     source, data = read_bytes(path)
     table = parse(source, data)
-    frame = check_table(table, columns, needs, numeric)
+    frame, escaped = check_selected(table, columns, needs, numeric, where)
     digest = hashlib.sha256(data).hexdigest()
-    return Curves(frame, source, digest, dict(columns), tuple(table.notes))
+    return Curves(frame, source, digest, dict(columns), tuple(table.notes), escaped)
 
 
 def from_frame(
@@ -94,12 +100,13 @@ def from_frame(
     columns: Mapping[str, str] = _UNMAPPED,
     needs: Collection[str] = REQUIRED,
     numeric: Collection[str] = (),
+    where: str | None = None,
 ) -> Curves:
     """Check loss curves that are in memory, as ``read_curves`` does a file; faults name rows.
 
     Args:
         frame: a table of numbers and strings, or column name -> values. NaN is an empty cell.
-        columns, needs, numeric: as in ``read_curves``.
+        columns, needs, numeric, where: as in ``read_curves``.
 
     Raises:
         CurvesError: every fault.
@@ -116,9 +123,9 @@ def from_frame(
     table.stop_at_faults()
     table.cells = cells.rename({name: str(i) for i, name in enumerate(cells.columns)})
     table.lines = range(1, cells.height + 1)
-    checked = check_table(table, columns, needs, numeric)
+    checked, escaped = check_selected(table, columns, needs, numeric, where)
     digest = hashlib.sha256(checked.write_csv().encode()).hexdigest()
-    return Curves(checked, FRAME, digest, dict(columns), tuple(table.notes))
+    return Curves(checked, FRAME, digest, dict(columns), tuple(table.notes), escaped)
 
 
 def read_stdin() -> bytes:

@@ -40,7 +40,9 @@ def same_rows(
     rest = {k: v for k, v in options.items() if k not in ("columns", "run_by", "start", *held)}
     target = options.get("target", "loss")
     columns = with_run_by(options.get("columns"), options.get("run_by"))
-    curves, _, _ = open_curves(source, laws[0] if laws else None, columns, target)
+    curves, _, _ = open_curves(
+        source, laws[0] if laws else None, columns, target, options.get("where")
+    )
     names = curves.frame.columns
     chosen = [get_law(law, names) for law in laws or _varying(curves.frame)]
     if len(chosen) < 2:
@@ -72,7 +74,7 @@ def same_rows(
             account = accounts.setdefault(tuple(dataset.group.values()), {})
             for reason, count in dataset.excluded.items():
                 account[reason] = account.get(reason, 0) + count
-        curves = replace(curves, frame=pl.concat([dataset.frame for dataset in kept]))
+        curves = replace(curves, frame=pl.concat([d.frame for d in kept]), escaped=None)
     # In the order in which they are solved: by cluster.
     unit = options.get("cluster", "run")
     by_law = [

@@ -22,9 +22,10 @@ import numpy as np
 import polars as pl
 
 from p2fit.arrays import Array, finite
-from p2fit.curves.choosing import Source, read, where_expression
+from p2fit.curves.choosing import Source, read
 from p2fit.curves.points import points_table
 from p2fit.curves.reading import Curves
+from p2fit.curves.selecting import where_expression
 from p2fit.errors import FitError
 from p2fit.fit import Fit
 from p2fit.laws.law import Law
@@ -354,13 +355,14 @@ def _of_group(fit: Fit, curves: Source) -> tuple[Curves, pl.Series]:
     others = [x for x in fit.law.inputs if x != "tokens"]
     # Curves in memory have their columns already; a file is like the one that was fitted.
     columns = None if isinstance(curves, Curves) else fit.data["columns"]
-    found = read(curves, columns, needs=("tokens", "loss", *others), numeric=others)
+    where = fit.options["where"]
+    needs = ("tokens", "loss", *others)
+    found = read(curves, columns, needs=needs, numeric=others, where=where)
     frame = found.frame
     mine = pl.Series([True] * frame.height)
     for name, value in fit.group.items():
         if name in frame.columns:
             mine &= frame[name].cast(str) == value
-    where = fit.options["where"]
     if where and "run" in frame.columns:
         taken = frame.filter(where_expression(where, frame))["run"].unique()
         mine &= frame["run"].is_in(taken.implode())
