@@ -71,6 +71,8 @@ class Fit(Result):
     Immutable; ``save`` and ``load`` round-trip it through plain JSON (schemas/fit.schema.json).
     """
 
+    table = ("parameters", "parameter")
+
     law: Law
     """The law, with what was fixed and tied."""
     backend: str

@@ -6,13 +6,14 @@ import io
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import polars as pl
 
 from p2fit.curves.checking import REQUIRED
 from p2fit.curves.columns import with_run_by
 from p2fit.curves.control import control_drift, drift_warning, subtract_control
+from p2fit.curves.frames import is_table
 from p2fit.curves.options import Options
 from p2fit.curves.proposing import meant, misspelt, offer
 from p2fit.curves.reading import Curves, from_frame, read_curves, read_stdin
@@ -22,7 +23,23 @@ from p2fit.laws.law import Law
 from p2fit.laws.table import LAWS, get_law
 from p2fit.wording import closest, join
 
-Source = Curves | str | Path | BinaryIO | pl.DataFrame | Mapping[str, Any]
+
+class ArrowTable(Protocol):
+    """A table with the Arrow PyCapsule interface, as of pandas, pyarrow, DuckDB and others."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
+
+
+Source = (
+    Curves
+    | str
+    | Path
+    | BinaryIO
+    | pl.DataFrame
+    | Mapping[str, Any]
+    | Sequence[Mapping[str, Any]]
+    | ArrowTable
+)
 
 #: Columns that a law of post-training after pruning never pools silently.
 GROUPS = ("family", "method")
@@ -335,14 +352,16 @@ def read(source: Source, columns: Mapping[str, str] | None, **wanted: Any) -> Cu
         again = from_frame(source.frame, **wanted)
         again = replace(again, source=source.source, notes=source.notes)
         return replace(again, escaped=source.escaped) if again.escaped is None else again
-    if isinstance(source, pl.DataFrame | Mapping):
+    if is_table(source):
         return from_frame(source, **wanted)
     if not isinstance(source, str | Path):
+        stream: Any = source
         if not hasattr(source, "read") or isinstance(source, io.TextIOBase):
             raise FitError(
-                "curves come as a path, a table, Curves, or a file opened in binary mode"
+                "curves come as a path, a table (Polars, pandas, Arrow, columns by name, a list "
+                "of dicts), Curves, or a file opened in binary mode"
             )
-        source.seek(0)
+        stream.seek(0)
     return read_curves(source, **wanted)
 
 

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import polars as pl
 
 from p2fit.curves.checking import REQUIRED, Table
+from p2fit.curves.frames import frame_of, is_table
 from p2fit.curves.selecting import check_selected
 from p2fit.errors import FRAME, CurvesError, Fault, FitError
 from p2fit.files import opening
@@ -59,14 +60,14 @@ class Curves:
 
 
 def read_curves(
-    path: str | Path | BinaryIO,
+    path: str | Path | BinaryIO | Any,
     *,
     columns: Mapping[str, str] = _UNMAPPED,
     needs: Collection[str] = REQUIRED,
     numeric: Collection[str] = (),
     where: str | None = None,
 ) -> Curves:
-    """Read and check a CSV file of loss curves.
+    """Read and check a CSV file of loss curves, or a table in memory.
 
     Other columns of the schema may be absent or have empty cells; what is filled obeys its rule.
 
@@ -76,7 +77,8 @@ def read_curves(
     constant from tokens = 0 to the first row. A row with tokens = 0 has its own ``active_params``.
 
     Args:
-        path: a file, an open binary file, or ``"-"`` for standard input.
+        path: a file, an open binary file, ``"-"`` for standard input, or a table as in
+            :func:`from_frame`.
         columns: column -> the name it has in the file, ``{"loss": "loss_pile"}``. It replaces a
             column of that name; the source stays, under its own name, as a further column.
         needs: columns that must exist and be filled; those that the schema does not know are
@@ -87,6 +89,8 @@ def read_curves(
     Raises:
         CurvesError: every fault of the file.
     """
+    if is_table(path):
+        return from_frame(path, columns=columns, needs=needs, numeric=numeric, where=where)
     source, data = read_bytes(path)
     table = parse(source, data)
     frame, escaped = check_selected(table, columns, needs, numeric, where)
@@ -95,7 +99,7 @@ def read_curves(
 
 
 def from_frame(
-    frame: pl.DataFrame | Mapping[str, Any],
+    frame: Any,
     *,
     columns: Mapping[str, str] = _UNMAPPED,
     needs: Collection[str] = REQUIRED,
@@ -105,7 +109,9 @@ def from_frame(
     """Check loss curves that are in memory, as ``read_curves`` does a file; faults name rows.
 
     Args:
-        frame: a table of numbers and strings, or column name -> values. NaN is an empty cell.
+        frame: a table of numbers and strings, as :func:`p2fit.curves.frames.frame_of` takes it:
+            of Polars, pandas or Arrow, column name -> values, or a list of records. NaN is an empty
+            cell.
         columns, needs, numeric, where: as in ``read_curves``.
 
     Raises:
@@ -113,7 +119,7 @@ def from_frame(
     """
     table = Table(FRAME)
     try:
-        cells = frame if isinstance(frame, pl.DataFrame) else pl.DataFrame(frame, strict=False)
+        cells = frame_of(frame)
     except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
         raise CurvesError([Fault(FRAME, None, None, f"not a table: {error}")]) from None
     table.header = cells.columns

@@ -125,6 +125,8 @@ class Score:
 class Comparison(Result):
     """Laws on the same rows, best first. Made by :func:`compare`."""
 
+    table = ("laws", "")
+
     source: str
     """Where the rows come from."""
     group: Mapping[str, str]

@@ -51,6 +51,8 @@ _EXCESS = 0.2  # of that: what the fitted part of a law with a known offset amou
 class DesignReport(Result):
     """What a design can tell about the parameters of a law."""
 
+    table = ("inputs", "input")
+
     law: Law
     """The law, with what is fixed and tied."""
     source: str

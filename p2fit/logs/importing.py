@@ -13,11 +13,13 @@ from typing import Any, get_args
 import polars as pl
 
 from p2fit.curves.checking import schema
-from p2fit.curves.choosing import check
+from p2fit.curves.choosing import Source, check
 from p2fit.curves.columns import with_run_by
+from p2fit.curves.frames import is_table
 from p2fit.curves.reading import Curves, from_frame, read_bytes
 from p2fit.errors import SHOWN, CurvesError, Fault, FitError
-from p2fit.logs.formats import Log, place, read_log, sources
+from p2fit.logs.formats import place, read_log, sources, table_log
+from p2fit.logs.log import Log
 from p2fit.logs.repeats import RECORD
 from p2fit.logs.rows import (
     AGAIN,
@@ -99,7 +101,7 @@ def _rest(n: int, what: str) -> list[str]:
 
 
 def import_logs(
-    paths: str | Path | Sequence[str | Path],
+    paths: str | Path | Sequence[str | Path] | Source,
     *,
     columns: Mapping[str, str] | None = None,
     run_by: Sequence[str] | None = None,
@@ -125,8 +127,9 @@ def import_logs(
     one run at the same token count the later stays.
 
     Args:
-        paths: files or folders. A folder is searched for runs: a ``trainer_state.json`` (or that
-            of the last checkpoint) or event files.
+        paths: files or folders, or a log in memory, a table as in :func:`p2fit.fit_each`. A folder
+            is searched for runs: a ``trainer_state.json`` (or that of the last checkpoint) or
+            event files.
         columns: column of the curves -> its name in the logs, ``{"loss": "eval_pile_loss"}``;
             ``step`` too, which ``tokens_per_step`` multiplies; or an expression, ``{"loss":
             "log(eval_ppl)"}``.
@@ -162,17 +165,18 @@ def import_logs(
         "loss_unit": loss_unit,
         "bytes_per_token": bytes_per_token,
     }
-    paths = [paths] if isinstance(paths, str | Path) else list(paths)
+    tables = [paths] if is_table(paths) else []
+    files: list[Any] = [] if tables else [paths] if isinstance(paths, str | Path) else [*paths]  # type: ignore[misc]
     asked = Asked(
         with_run_by(columns, run_by),
         {k: v for k, v in given.items() if v is not None},
         *_tables(runs),
     )
     _verify(asked)
-    found = list(dict.fromkeys(source for path in paths for source in sources(path)))
-    if not found:
+    found = list(dict.fromkeys(source for path in files for source in sources(path)))
+    if not found and not tables:
         raise FitError("no log is named")
-    logs: list[tuple[Log, tuple[str, ...]]] = []
+    logs: list[tuple[Log, tuple[str, ...]]] = [(table_log(table), ("run",)) for table in tables]
     for i, source in enumerate(found):
         logs += [(log, place(source)) for log in read_log(source)]
         if progress is not None:

@@ -8,7 +8,7 @@ import polars as pl
 
 from p2fit.curves.rows import SETTINGS
 from p2fit.errors import CurvesError
-from p2fit.logs.formats import Log
+from p2fit.logs.log import Log
 
 #: Column of a frame of rows that says which record of its log a row is.
 RECORD = "#record"

@@ -15,7 +15,7 @@ from p2fit.curves.checking import READ, schema
 from p2fit.curves.columns import read_expression
 from p2fit.curves.rows import NOTE, SETTINGS, row_names, rows_are_runs
 from p2fit.errors import CurvesError, Fault, FitError
-from p2fit.logs.formats import Log
+from p2fit.logs.log import Log
 from p2fit.logs.repeats import RECORD, hold_apart
 
 Kind = Literal["held-out", "training", "named by you"]

@@ -68,6 +68,8 @@ class Candidate:
 class Choice(Result):
     """Candidates, the lowest predicted loss first. Made by :func:`plan_choose`."""
 
+    table = ("candidates", "")
+
     deploy_params: float
     """Parameters that are deployed."""
     flops: float | None

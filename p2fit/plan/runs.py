@@ -65,6 +65,8 @@ class NextRun:
 class NextRuns(Result):
     """Runs to make, in the order of what they give for their cost. Made by :func:`plan_next`."""
 
+    table = ("runs", "")
+
     group: Mapping[str, str]
     """The columns that the fitted curves were split by, and this fit's values of them."""
     wanted: str

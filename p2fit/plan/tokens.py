@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from p2fit.arguments import hold
 from p2fit.arrays import Array, finite
 from p2fit.curves.choosing import Source, read
 from p2fit.curves.points import points_table
@@ -85,6 +86,8 @@ class Goal:
 @dataclass(frozen=True)
 class TokensPlan(Result):
     """Tokens to buy for one model. Made by :func:`plan_tokens`."""
+
+    table = ("goals", "")
 
     law: Law
     """The law, with what was fixed and tied."""
@@ -160,6 +163,9 @@ def plan_tokens(
     if frame.height > 1:
         raise FitError("plan_tokens is for one model at a time: give one number for each input")
     point = {x: float(frame[x][0]) for x in frame.columns}
+    given = {"loss": loss, "recover": recover, "gain": gain, "gain_per_billion": gain_per_billion}
+    for name, values in given.items():
+        hold(name, values, Sequence[float])
     for name, values in (("loss", loss), ("gain", gain), ("gain_per_billion", gain_per_billion)):
         if not all(0 < v < math.inf for v in values):
             raise FitError(f"{name} is in nats per token, above 0")

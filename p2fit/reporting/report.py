@@ -10,10 +10,11 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 from p2fit import __version__, extras
 from p2fit.curves.choosing import Dataset, Source, Stdin
+from p2fit.curves.frames import is_table
 from p2fit.curves.options import OptionNames, Options, showing
 from p2fit.errors import FitError, LawError
 from p2fit.fit import Fit
@@ -69,15 +70,16 @@ def report(
     page = _template()
     if isinstance(source, Fit):
         source = [source]
-    if isinstance(source, Sequence) and not isinstance(source, str):
+    if isinstance(source, Sequence) and not isinstance(source, str) and not is_table(source):
         if law is not None or options:
             raise FitError("a report on fits takes law and options from them")
-        fits = list(source)
+        fits = list(cast("Sequence[Fit]", source))
     else:
         if isinstance(source, str) and source == "-":
             source = Stdin()
-        curves = curves or source
-        fits = fit_each(source, law, **options)
+        rows = cast("Source", source)
+        curves = rows if curves is None else curves
+        fits = fit_each(rows, law, **options)
     for fit in fits:
         fit.of_loss("a report")
     steps = itertools.count(1)

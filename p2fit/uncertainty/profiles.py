@@ -21,6 +21,7 @@ from functools import cached_property
 from typing import Any, Literal, NamedTuple, Unpack
 
 import numpy as np
+import polars as pl
 
 from p2fit.arrays import Array
 from p2fit.curves.choosing import Dataset, Source, datasets
@@ -101,6 +102,10 @@ class Profile(Result):
         if 1 / _SKEWED <= ratio <= _SKEWED:
             return ""
         return f"{max(ratio, 1 / ratio):.2g} times wider {'above' if ratio > 1 else 'below'}"
+
+    def to_polars(self) -> pl.DataFrame:
+        """Where the parameter was held, and the rise of the objective there."""
+        return pl.DataFrame({self.parameter: self.values, "rise": self.rises})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; null where there is no number, never NaN."""
