@@ -216,7 +216,7 @@ BAD_FILES = [
         (
             (
                 "curves.csv:5: base_loss: 2.51 differs from 2.5 on line 3: "
-                "it must be one per run; --run-by makes runs of several columns"
+                "it must be one per run; --run-by run,base_loss makes runs of both"
             ),
         ),
         beyond_table_schema=True,

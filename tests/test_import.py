@@ -448,7 +448,7 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     "negative step": (
         "a.csv",
         b"step,eval_loss\n-5,2\n",
-        "a.csv:2: tokens from step × 200: -1e3 is",
+        "a.csv:2: tokens from step × 200: -1000 is",
     ),
     "deep": ("a.jsonl", b'{"a":' * 100000, "a.jsonl:1: not a log: JSON nested too deep"),
     "all NaN": ("a.jsonl", b'{"step": 1, "eval_loss": NaN}\n', "no row is left: 1 with eval_loss"),

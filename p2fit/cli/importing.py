@@ -53,7 +53,8 @@ def import_logs(logs: tuple[str, ...], as_json: bool, output: str | None, **opti
     """Make loss curves from the logs of training runs.
 
     LOG is a trainer_state.json of Hugging Face's Trainer, a chart that W&B exported as CSV, W&B's
-    history as JSONL, a TensorBoard event file, any other CSV or JSONL, or a folder of runs. The
+    history as JSONL, a TensorBoard event file, the console of nanoGPT, modded-nanogpt or
+    Megatron-LM, results of lm-evaluation-harness, any other CSV or JSONL, or a folder of runs. The
     curves go to standard output or to -o, and a report of what was taken and what was left out to
     standard error; with --json only the report is printed.
 

@@ -388,7 +388,7 @@ def _why(rule: _Rule, at: Mapping[str, Any], more: str = "") -> tuple[str, str]:
         words = next(words for test, words in _tests(rule) if not test(value))
         if value > 0 and "p2fit:hint" in rule:  # no change of unit makes up for a sign
             words += f": {rule['p2fit:hint']}"
-    return f"{_show(text)} {words}{more}", words
+    return f"{_show(text if isinstance(text, str) else f'{text:.15g}')} {words}{more}", words
 
 
 def _show(cell: object) -> str:
@@ -429,6 +429,10 @@ def _check_constant(
     )
     if not filled.select(other.any()).item():
         return
+    names = [table.header[table.where[n]] for n in (group.name, name)]
+    makes = "--run-by makes runs of several columns"
+    if not any(" = " in n for n in names):
+        makes = f"--run-by {','.join(names)} makes runs of both"
     first = pl.col("value", "row").first().over("group").name.prefix("first_")
     found = filled.sort("row").with_columns(first).filter(pl.col("value") != pl.col("first_value"))
     more = f"; {found.height - 1} further rows alike" if found.height > 1 else ""
@@ -438,7 +442,7 @@ def _check_constant(
         lambda at: (
             f"{table.written(name, at['row'])} differs from "
             f"{table.written(name, at['first_row'])} on {table.line(at['first_row'])}: it must be "
-            f"one per {group.name}; --run-by makes runs of several columns{more}",
+            f"one per {group.name}; {makes}{more}",
             "",
         ),
     )

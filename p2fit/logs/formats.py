@@ -17,10 +17,13 @@ from typing import Any
 
 import polars as pl
 
+from p2fit.curves.checking import Table
 from p2fit.curves.frames import frame_of
 from p2fit.curves.reading import no_text, parse, read_bytes
 from p2fit.errors import FRAME, CurvesError, Fault
+from p2fit.logs.consoles import console_log
 from p2fit.logs.log import Column, Log, Records, broken
+from p2fit.logs.results import is_results, results_log
 from p2fit.logs.tensorboard import tensorboard
 
 STATE = "trainer_state.json"
@@ -99,6 +102,8 @@ def read_log(source: Path) -> list[Log]:
     if why := no_text(data):
         raise broken(name, why)
     data = data.removeprefix(codecs.BOM_UTF8)
+    if (log := console_log(name, data.decode(errors="replace"))) is not None:
+        return [log]
     if data.lstrip()[:1] in (b"{", b"["):
         return [_json(name, data, source.suffix in (".jsonl", ".ndjson"))]
     return _csv(name, data)
@@ -149,7 +154,7 @@ def _json(source: str, data: bytes, by_line: bool) -> Log:
             if error.msg != "Extra data":
                 raise broken(source, _why(error), error.lineno) from None
         else:
-            return _state(source, whole)
+            return results_log(source, whole) if is_results(whole) else _state(source, whole)
     records, lines = Records(), []
     for number, one in enumerate(text.split("\n"), 1):
         if not one.strip():
@@ -192,7 +197,9 @@ def _state(source: str, state: Any) -> Log:
     history = state.get("log_history") if isinstance(state, dict) else None
     if history is None:
         raise broken(
-            source, "neither a trainer_state.json (no log_history) nor one JSON object per line"
+            source,
+            "neither a trainer_state.json (no log_history), nor results of lm-evaluation-harness, "
+            "nor one JSON object per line",
         )
     if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
         raise broken(source, "log_history is not a list of objects")
@@ -213,6 +220,12 @@ def _state(source: str, state: Any) -> Log:
 
 
 def _csv(source: str, data: bytes) -> list[Log]:
+    if b"," not in data.lstrip().partition(b"\n")[0] and b" " in data.strip():
+        raise broken(
+            source,
+            "text of a kind that is not known; read are the consoles of nanoGPT, modded-nanogpt, "
+            "Megatron-LM and torchtune: else make a CSV of it with the columns step and val_loss",
+        )
     table = parse(source, data)
     table.stop_at_faults()
     header = [name.strip() for name in table.header]
@@ -229,6 +242,11 @@ def _csv(source: str, data: bytes) -> list[Log]:
         return Log(source, form, columns, table.cells.height, run, table.lines)
 
     spread = [n for n in named if {f"{n}__MIN", f"{n}__MAX"} <= named.keys()]
+    if not spread and (metric := _long(named)):
+        return [_from_long(source, table, {n: column(n) for n in named}, metric)]
+    if {"iter", "tokens", "total_tokens"} <= named.keys():  # tokens are those of one device
+        own = {n: "total_tokens" if n == "tokens" else n for n in named}
+        return [log(own, "litgpt")]
     if not spread:
         return [log({name: name for name in named}, "CSV")]
 
@@ -247,3 +265,40 @@ def _csv(source: str, data: bytes) -> list[Log]:
             for metric, name in metrics.items()
         }
     return logs
+
+
+# A row a metric and step, as MLflow and Aim give them.
+_METRIC = ("key", "metric", "metric.name", "metric_name", "metric name", "tag")
+_RUN = ("run", "run.name", "run name", "run_name", "run_id", "run_uuid", "run.hash", "run hash")
+
+
+def _long(names: Collection[str]) -> str | None:
+    """The column that names the metric of a row, where each row has one."""
+    plain = {name.lower() for name in names}
+    if not {"value", "step"} <= plain:
+        return None
+    return next((name for name in names if name.lower() in _METRIC), None)
+
+
+def _from_long(source: str, table: Table, columns: Mapping[str, pl.Series], metric: str) -> Log:
+    """A record for each run and step, with a column for each metric (and its context)."""
+    own = {name.lower(): series for name, series in columns.items()}
+    runs = next((own[name] for name in _RUN if name in own), None)
+    names = columns[metric].fill_null("")
+    if "context" in own:
+        words = own["context"].fill_null("").str.replace_all(r"[^A-Za-z0-9]+", " ")
+        words = words.str.replace(r"^\s*subset\b", "").str.strip_chars().str.replace_all(" ", "_")
+        names = pl.select(
+            pl.when(words == "").then(names).otherwise(words + "/" + names)
+        ).to_series()
+    at: dict[tuple[str, str], dict[str, str]] = {}
+    lines: dict[tuple[str, str], int] = {}
+    for i, (name, step, value) in enumerate(zip(names, own["step"], own["value"], strict=True)):
+        key = ("" if runs is None else runs[i] or "", step or "")
+        at.setdefault(key, {})[name] = value
+        lines.setdefault(key, table.lines[i])
+    records = Records()
+    for (run, step), values in at.items():
+        records.add({**({} if runs is None else {"run": run}), "step": step, **values})
+    found = list(lines.values())
+    return Log(source, "metrics by row", records.columns(), records.height, lines=found)
