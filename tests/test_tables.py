@@ -350,6 +350,20 @@ def test_check_ends_with_the_command_that_fits(
     assert proposed(run("check", TABLES / name, *options).stdout) == proposed(found.stderr)
 
 
+@pytest.mark.parametrize("name", ["percent-and-billions.csv", "perplexity.csv"])
+def test_two_commands_lead_from_a_table_to_tokens(name: str, tmp_path: Path) -> None:
+    saved = tmp_path / "fit.json"
+    options = proposed(run("check", TABLES / name).stderr)
+    assert run(*options, "-o", saved).exit_code == 0
+    model = ("--params", "8B", "--pruning-rate", "30%", "--base-loss", "2.05", "--gain", "0.01")
+    plan = json.loads(run("plan", "tokens", saved, *model, "--json").stdout)
+    low, high = plan["goals"][0]["tokens"]["interval"]
+    # From the parameters that made the tables: gamma, delta, D_C and beta.
+    scale = 0.3**1.3 * 8e9**-0.05 * 3600
+    truth = (scale * (1 - 2**-0.35) / 0.01) ** (1 / 0.35)
+    assert low < truth < high
+
+
 HEADERS = {
     "params": ["num_params", "n_params", "model_size", "N", "Params (B)", "params_M"],
     "tokens": ["num_tokens", "D", "train_tokens", "tokens_B", "tokens (millions)"],

@@ -15,8 +15,8 @@ from typing import Any
 import polars as pl
 
 from p2fit.curves.against import contradictions, doubts
-from p2fit.curves.columns import average_params, quote, read_expression
-from p2fit.curves.proposing import HIGHEST, mended, other_unit, propose, scale_of, unsure
+from p2fit.curves.columns import average_params, read_expression
+from p2fit.curves.proposing import bytes_note, doubtful_units, mended, propose, scale_of, unsure
 from p2fit.curves.rows import NOTE, SETTINGS, row_names, rows_are_runs
 from p2fit.errors import FRAME, CurvesError, Fault, FitError
 from p2fit.numerals import read_count, read_share
@@ -130,7 +130,9 @@ def check_table(
         asked = name in numeric or (name in needed and rule["type"] == "any")
         rules[name] = _NUMBER if asked and rule["type"] != "number" else rule
     frame = _convert(table, rules, needed)
-    _check_units(table, frame)
+    names: dict[str, str] = {n: table.header[where[n]] for n in ("loss", "base_loss") if n in where}
+    for column, why in doubtful_units(names, frame, set(REQUIRED) <= where.keys()):
+        table.fault_header(column, why)
     if not table.faults:
         for row, column, message in contradictions(frame):
             table.fault(table.lines[row], column, message)
@@ -224,31 +226,13 @@ def _fault_missing(table: Table, missing: Sequence[str], columns: Mapping[str, s
     options = " ".join(part for part in (run_by, *found.values()) if part)
     if options and all(n in found or (n == "run" and not table.faults) for n in missing):
         lacks = f"no column{'s' * (len(missing) > 1)} {join(tuple(missing))}"
-        table.fault_header(None, f"{lacks}; if its columns are what they are called, add {options}")
+        offered = f"if its columns are what they are called, add {options}{bytes_note(options)}"
+        table.fault_header(None, f"{lacks}; {offered}")
         return
     for name in missing:
         table.fault_header(name, f"no such column{suggest(name, table.where)}")
     if options:
         table.fault_header(None, f"if its columns are what they are called, add {options}")
-
-
-def _check_units(table: Table, frame: pl.DataFrame) -> None:
-    """A fault for losses that look like another unit than nats per token."""
-    for column in ("loss", "base_loss"):
-        name = table.header[table.where[column]] if column in table.where else ""
-        if not name or " = " in name:  # an expression says what it does
-            continue
-        if name != column and (why := other_unit(column, name)):
-            table.fault_header(column, why)
-            continue
-        middle = frame[column].median() if set(REQUIRED) <= table.where.keys() else None
-        if isinstance(middle, float) and middle > HIGHEST:
-            option = f"--column '{column}=log({quote(name)})'"
-            table.fault_header(
-                column,
-                f"half of it is above {_show(round(middle, 3))}, and no vocabulary has a loss "
-                f"above {HIGHEST}: is it a perplexity? {option}",
-            )
 
 
 def _work_out(table: Table, target: str, text: str, known: Mapping[str, int]) -> int:

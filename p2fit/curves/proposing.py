@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import polars as pl
 
@@ -101,10 +101,17 @@ def mended(column: str, name: str, cells: pl.Series) -> str:
     words = words_of(name)
     if column in ("loss", "base_loss") and set(words) & set(_PERPLEXITY):
         value = f"log({quote(name)})"
+    elif column in ("loss", "base_loss") and set(words) & _BITS:
+        value = f"{quote(name)}*log(2){'*BYTES' if set(words) & _PER_BYTE else ''}"
     else:
         scale = scale_of(column, name, cells)
         value = quote(name) + scale if scale else name
     return f"--column {shlex.quote(f'{column}={value}')}"
+
+
+def bytes_note(options: str) -> str:
+    """What to say of options that no file can fill in."""
+    return ", with your bytes per token for BYTES" if "*BYTES" in options else ""
 
 
 def other_unit(column: str, name: str) -> str:
@@ -113,11 +120,35 @@ def other_unit(column: str, name: str) -> str:
     if words & set(_PERPLEXITY):
         return f"{name} is a perplexity by its name: {mended(column, name, pl.Series())}"
     if words & _BITS:
-        rest = "*log(2)*BYTES" if words & _PER_BYTE else "*log(2)"
-        option = shlex.quote(f"{column}={quote(name)}{rest}")
-        per = ", with your bytes per token for BYTES" if words & _PER_BYTE else ""
-        return f"{name} is in bits by its name: --column {option}{per}"
+        option = mended(column, name, pl.Series())
+        return f"{name} is in bits by its name: {option}{bytes_note(option)}"
     return ""
+
+
+def doubtful_units(
+    names: Mapping[str, str], frame: pl.DataFrame, whole: bool
+) -> Iterator[tuple[str, str]]:
+    """Losses that look like another unit than nats per token: the column, and why.
+
+    Args:
+        names: what the losses are called in the file.
+        frame: their values.
+        whole: whether these are loss curves; in another table a loss may be anything.
+    """
+    for column, name in names.items():
+        if " = " in name:  # an expression says what it does
+            continue
+        if name != column and (why := other_unit(column, name)):
+            yield column, why
+            continue
+        middle = frame[column].median() if whole else None
+        if isinstance(middle, float) and middle > HIGHEST:
+            option = f"--column '{column}=log({quote(name)})'"
+            yield (
+                column,
+                f"half of it is above {middle:.4g}, and no vocabulary has a loss above "
+                f"{HIGHEST:g}: is it a perplexity? {option}",
+            )
 
 
 def propose(
@@ -157,7 +188,7 @@ def _core(column: str, name: str) -> str:
     if len(words) > 1 and words[-1] in _SCALES and (column in _COUNTS or column == "pruning_rate"):
         words = words[:-1]
     if column in ("loss", "base_loss"):
-        words = ["loss" if word in _PERPLEXITY else word for word in words]
+        words = ["loss" if word in _PERPLEXITY or word in _BITS else word for word in words]
         if words == ["base", "loss"] and column == "loss":
             return ""
     return "_".join(words)
