@@ -199,6 +199,21 @@ def test_exports_of_several_runs(
     } == runs
 
 
+def test_rows_of_metrics_are_neither_merged_nor_lost(tmp_path: Path) -> None:
+    again = MLFLOW + "a1,val_loss,3.4,100,1700000000009\n"
+    found = p2fit.import_logs(write(tmp_path / "m.csv", again), params=1e9, tokens_per_step=1000)
+    dropped = {one.run: one.dropped for one in found.runs}
+    assert dropped["a1"] == {"at a step that comes again (the later wins)": 1}
+    header, *rows = MLFLOW.splitlines()
+    both = [f"{header},sparsity", *(f"{row},{rate}" for rate in (0.1, 0.3) for row in rows), ""]
+    refused = run(write(tmp_path / "r.csv", "\n".join(both)), "--params", "1B",
+                  "--tokens-per-step", "1000")  # fmt: skip
+    assert "sparsity keeps them apart" in refused.stderr
+    nameless = MLFLOW.replace("b2,", ",")
+    refused = run(write(tmp_path / "n.csv", nameless), "--params", "1B")
+    assert "n.csv:5: run: empty: which run?" in refused.stderr
+
+
 def test_several_held_out_losses_are_named_to_choose_from(tmp_path: Path) -> None:
     refused = run(write(tmp_path / "olmo.csv", OLMO), "--params", "190M")
     assert refused.exit_code == 2

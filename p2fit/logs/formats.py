@@ -269,6 +269,7 @@ def _csv(source: str, data: bytes) -> list[Log]:
 
 # A row a metric and step, as MLflow and Aim give them.
 _METRIC = ("key", "metric", "metric.name", "metric_name", "metric name", "tag")
+_TIMES = ("timestamp", "time", "wall time", "wall_time")
 _RUN = ("run", "run.name", "run name", "run_name", "run_id", "run_uuid", "run.hash", "run hash")
 
 
@@ -291,14 +292,21 @@ def _from_long(source: str, table: Table, columns: Mapping[str, pl.Series], metr
         names = pl.select(
             pl.when(words == "").then(names).otherwise(words + "/" + names)
         ).to_series()
-    at: dict[tuple[str, str], dict[str, str]] = {}
-    lines: dict[tuple[str, str], int] = {}
+    used = {metric.lower(), "step", "value", "context", *_RUN, *_TIMES}
+    rest = {n: series for n, series in columns.items() if n.lower() not in used}
+    found: list[dict[str, Any]] = []
+    lines: list[int] = []
+    open_at: dict[tuple[Any, Any], dict[str, Any]] = {}
     for i, (name, step, value) in enumerate(zip(names, own["step"], own["value"], strict=True)):
-        key = ("" if runs is None else runs[i] or "", step or "")
-        at.setdefault(key, {})[name] = value
-        lines.setdefault(key, table.lines[i])
+        run = None if runs is None else runs[i]
+        record = open_at.get((run, step))
+        if record is None or name in record:  # what comes again is a record of its own
+            record = {"run": run, "step": step, **{n: series[i] for n, series in rest.items()}}
+            open_at[run, step] = record
+            found.append(record)
+            lines.append(table.lines[i])
+        record[name] = value
     records = Records()
-    for (run, step), values in at.items():
-        records.add({**({} if runs is None else {"run": run}), "step": step, **values})
-    found = list(lines.values())
-    return Log(source, "metrics by row", records.columns(), records.height, lines=found)
+    for record in found:
+        records.add(record)
+    return Log(source, "metrics by row", records.columns(), records.height, lines=lines)
