@@ -52,6 +52,18 @@ def hold(name: str, value: Any, hint: Any) -> None:
         raise FitError(f"{name} is {value!r}: use {_words(hint)}")
 
 
+def numbers(name: str, values: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Values as an array of numbers.
+
+    Raises:
+        FitError: its name, the values, and what to use.
+    """
+    try:
+        return np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        raise FitError(f"{name} is {values!r}: use numbers, such as 8e9 or 0.3") from None
+
+
 def _is(value: Any, hint: Any) -> bool:
     if hint in _PLAIN:
         number = hint in (int, float)

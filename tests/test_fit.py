@@ -28,6 +28,9 @@ SCHEMA = json.loads(
 )
 
 
+AT = {"params": 8e9, "pruning_rate": 0.3, "base_loss": 2.0, "tokens": 1e9}
+
+
 def extended(table: dict[str, Any], extra: dict[str, list[Any]]) -> dict[str, list[Any]]:
     """A table with further rows."""
     return {c: [*v, *extra[c]] for c, v in table.items()}
@@ -363,6 +366,33 @@ def test_an_option_of_another_type_is_named_with_what_to_use(name: str) -> None:
     with pytest.raises(p2fit.FitError) as caught:
         p2fit.fit(simulate.chinchilla(seed=0), **{name: value})
     assert str(caught.value).startswith(f"{name} is {value!r}: use ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda fit: fit.predict({**AT, "params": "8B"}), "params is '8B': use numbers"),
+        (lambda fit: fit.interval({**AT, "pruning_rate": "30%"}), "pruning_rate is '30%'"),
+        (lambda fit: fit.save(3), "path is 3: use a text or a path"),
+        (lambda fit: p2fit.load(3), "path is 3: use a text or a path"),  # type: ignore[arg-type]
+        (lambda fit: p2fit.plan_tokens(fit, AT, gain=0.01), "gain is 0.01: use a list of numbers"),  # type: ignore[arg-type]
+        (lambda fit: p2fit.plan_compute(fit, 1e21), "flops is 1e+21: use a list of numbers"),  # type: ignore[arg-type]
+        (lambda fit: p2fit.plan_next(fit, AT, count="2"), "count is '2': use a whole number"),  # type: ignore[arg-type]
+        (lambda fit: p2fit.profile(AT, parameters="gamma"), "parameters is 'gamma': use a list"),
+        (lambda fit: p2fit.identify_design(AT, at="x"), "at is 'x': use a mapping of names"),  # type: ignore[arg-type]
+        (lambda fit: p2fit.import_logs(3), "paths is 3: use a text or a path or a list of"),  # type: ignore[arg-type]
+        (lambda fit: p2fit.read_curves(None), "None is no curves: give a path, a table"),
+        (lambda fit: p2fit.report([1]), "a report takes loss curves, or fits"),  # type: ignore[arg-type]
+        (lambda fit: p2fit.Law.parse(3), "formula is 3: use a text"),  # type: ignore[arg-type]
+    ],
+)  # fmt: skip
+def test_a_value_of_another_type_is_said_in_one_line(
+    call: Any, message: str, fit: p2fit.Fit
+) -> None:
+    with pytest.raises((p2fit.FitError, p2fit.LawError)) as caught:
+        call(fit)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

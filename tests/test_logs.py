@@ -225,6 +225,10 @@ def test_text_that_is_no_log_is_one_line(tmp_path: Path) -> None:
     assert refused.exit_code == 2
     assert "read are the consoles of nanoGPT" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
+    printed = "{'loss': 2.1, 'learning_rate': 1e-05, 'epoch': 0.1}\n"
+    refused = run(write(tmp_path / "y.log", printed))
+    assert "import the trainer_state.json it saves" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
 
 
 @given(

@@ -148,6 +148,8 @@ def read_bytes(path: str | Path | BinaryIO) -> tuple[str, bytes]:
     if path == "-":
         return "<stdin>", read_stdin()
     if not isinstance(path, str | Path):
+        if not hasattr(path, "read"):
+            raise FitError(f"{path!r} is no curves: give a path, a table or a binary file")
         name = getattr(path, "name", None)
         return name if isinstance(name, str) else "<stream>", path.read()
     opening(path)

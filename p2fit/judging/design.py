@@ -17,6 +17,7 @@ from typing import Any, Unpack
 import numpy as np
 import polars as pl
 
+from p2fit.arguments import hold
 from p2fit.arrays import Array, finite
 from p2fit.curves.choosing import (
     Dataset,
@@ -140,6 +141,7 @@ def identify_design(
     Raises:
         CurvesError, FitError, LawError: what is wrong with the file, the request, the law.
     """
+    hold("at", at, Mapping[str, float] | None)
     if design:
         target = options.get("target", "loss")
         columns = with_run_by(options.pop("columns", None), options.pop("run_by", None))

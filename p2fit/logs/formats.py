@@ -147,6 +147,9 @@ def _json(source: str, data: bytes, by_line: bool) -> Log:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise broken(source, "not UTF-8: save it as UTF-8", line) from None
+    if text.lstrip()[:2] == "{'":
+        why = "Hugging Face's Trainer prints no steps: import the trainer_state.json it saves"
+        raise broken(source, why)
     if not by_line:
         try:
             whole = _loads(source, text)

@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import polars as pl
 
+from p2fit.arguments import hold
 from p2fit.curves.checking import REQUIRED, schema
 from p2fit.curves.choosing import Source, check
 from p2fit.curves.columns import with_run_by
@@ -180,6 +181,8 @@ def import_logs(
         "bytes_per_token": bytes_per_token,
     }
     tables = [paths] if is_table(paths) else []
+    if not tables:
+        hold("paths", paths, str | Path | Sequence[str | Path])
     files: list[Any] = [] if tables else [paths] if isinstance(paths, str | Path) else [*paths]  # type: ignore[misc]
     asked = Asked(
         with_run_by(columns, run_by),

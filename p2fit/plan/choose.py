@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from p2fit.arguments import hold
 from p2fit.arrays import Array, finite
 from p2fit.curves.choosing import Source
 from p2fit.curves.points import points_table
@@ -113,6 +114,7 @@ def plan_choose(
         CurvesError: faults in the file.
         FitError: what is wrong with the request.
     """
+    hold("deploy_params", deploy_params, float)
     every = [fits] if isinstance(fits, Fit) else list(fits)
     for fit in every:
         fit.of_loss("a choice of the model to prune")

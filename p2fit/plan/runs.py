@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from p2fit.arguments import hold
 from p2fit.arrays import Array
 from p2fit.curves.choosing import Source
 from p2fit.curves.points import points_table
@@ -121,6 +122,7 @@ def plan_next(
     draws = fit.draws()
     if draws is None:
         raise FitError("the fit has no intervals to narrow: too few independent runs")
+    hold("count", count, int)
     if count < 1 or not 0 <= correlation < 1 or not (flops is None or 0 < flops < math.inf):
         raise FitError("count is from 1 up, flops above 0, correlation in [0, 1)")
     frame = points_table(candidates, law.inputs, columns)

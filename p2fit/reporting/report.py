@@ -74,6 +74,8 @@ def report(
         if law is not None or options:
             raise FitError("a report on fits takes law and options from them")
         fits = list(cast("Sequence[Fit]", source))
+        if not all(isinstance(fit, Fit) for fit in fits):
+            raise FitError("a report takes loss curves, or fits")
     else:
         if isinstance(source, str) and source == "-":
             source = Stdin()

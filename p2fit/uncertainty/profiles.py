@@ -23,6 +23,7 @@ from typing import Any, Literal, NamedTuple, Unpack
 import numpy as np
 import polars as pl
 
+from p2fit.arguments import hold
 from p2fit.arrays import Array
 from p2fit.curves.choosing import Dataset, Source, datasets
 from p2fit.curves.options import OptionNames, Options, showing
@@ -135,6 +136,7 @@ def profile(
     Raises:
         CurvesError, FitError, LawError: what is wrong with the file, the request, the law.
     """
+    hold("parameters", parameters, Sequence[str])
     found = datasets(source, law, **options)
     free = found[0].law.free
     for name in parameters:
