@@ -200,7 +200,6 @@ def test_a_slip_in_a_law_is_answered_with_what_to_write(law: Any, message: str) 
         ("E + A/(tokns + C)^beta", "tokns is no column; did you mean tokens?"),
         ("E + A/Params^alpha", "Params is no column; did you mean params?"),
         ("E + A*exp(-D/tau)", "D is no column; did you mean tokens?"),
-        ("E + A", "the formula reads no column: the columns are run, params, tokens"),
         ("E + A*B/params^alpha", "A and B multiply each other"),
     ],
 )

@@ -296,19 +296,17 @@ def _check_names(law: Law, names: Sequence[str]) -> None:
     """Raise if a formula names what is no column and cannot be a parameter, or is hardly one."""
     if law.name in LAWS:
         return
-    fault = "the formula reads no column" if not law.inputs else ""
+    likely = not law.inputs
     try:
         _ = law.terms
     except NotMonomialError:
         pass
-    except LawError as error:
-        fault = fault or str(error)
+    except LawError:
+        likely = True
     for name in law.parameters:
-        column = meant(name, names) if fault else misspelt(name, names)
+        column = meant(name, names) if likely else misspelt(name, names)
         if column and column not in law.inputs:
             raise LawError(f"{name} is no column; did you mean {column}?")
-    if not law.inputs:
-        raise LawError(f"{fault}: the columns are {', '.join(names)}")
 
 
 def check(
