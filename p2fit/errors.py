@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 
 class FitError(ValueError):
@@ -24,6 +25,8 @@ class Fault:
     column: str | None
     """The column by its name in the file, or the name that was looked for."""
     message: str
+    kind: str = field(default="", compare=False, repr=False)
+    """What it shares with faults of the same kind: the message, if empty."""
 
     def __str__(self) -> str:
         place = self.source
@@ -33,7 +36,8 @@ class Fault:
 
 
 class CurvesError(ValueError):
-    """Faults in a file of loss curves; its text is one line per fault, the first 20 and a count.
+    """Faults in a file of loss curves; its text is one line per kind of fault in a column, the
+    first 20 and a count.
 
     ``faults`` are in the order of their lines: all of them, or the first 1000 of ``count``.
     """
@@ -44,10 +48,34 @@ class CurvesError(ValueError):
         self.count: int = len(faults) if count is None else count
 
     def __str__(self) -> str:
-        lines = [str(fault) for fault in self.faults[:SHOWN]]
-        if more := self.count - len(lines):
-            lines.append(f"… and {more} more fault{'s' if more > 1 else ''}")
+        kinds = list(self._kinds())
+        unseen = self.count - len(self.faults)
+        lines = []
+        for alike in kinds[:SHOWN]:
+            more = len(alike) - 1 + (unseen if len(kinds) == 1 else 0)
+            lines.append(f"{alike[0]}{_alike(alike[1:], more)}")
+        left = sum(map(len, kinds[SHOWN:])) + (unseen if len(kinds) > 1 else 0)
+        if left:
+            lines.append(f"… and {left} more fault{'s' if left > 1 else ''}")
         return "\n".join(lines)
+
+    def _kinds(self) -> Iterator[list[Fault]]:
+        found: dict[tuple[str, str, str], list[Fault]] = {}
+        for fault in self.faults:
+            # A log names the entry with the column.
+            column = re.sub(r"\[\d+\]", "", fault.column or "")
+            found.setdefault((fault.source, column, fault.kind or fault.message), []).append(fault)
+        yield from found.values()
+
+
+def _alike(rest: Sequence[Fault], more: int) -> str:
+    """The end of a line about further faults of its kind."""
+    if not more:
+        return ""
+    lines = [str(fault.line) for fault in rest[:5] if fault.line is not None]
+    place = "row" if rest and rest[0].source == FRAME else "line"
+    where = f", on {place}{'s' * (more > 1)} {', '.join(lines)}" if lines else ""
+    return f"; and {more} more like it{where}{' …' if lines and more > len(lines) else ''}"
 
 
 class LawError(ValueError):

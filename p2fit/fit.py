@@ -23,6 +23,7 @@ from typing import Any, cast
 import numpy as np
 
 from p2fit import __version__
+from p2fit.arguments import hold
 from p2fit.arrays import Array
 from p2fit.curves.choosing import Dataset, Source, datasets
 from p2fit.curves.options import Options
@@ -70,6 +71,8 @@ class Fit(Result):
 
     Immutable; ``save`` and ``load`` round-trip it through plain JSON (schemas/fit.schema.json).
     """
+
+    table = ("parameters", "parameter")
 
     law: Law
     """The law, with what was fixed and tied."""
@@ -401,6 +404,7 @@ class Fit(Result):
 
     def save(self, path: str | Path) -> None:
         """Write the fit as JSON, whole or not at all."""
+        hold("path", path, str | Path)
         write_text(path, to_json(self))
 
 
@@ -410,6 +414,7 @@ def load(path: str | Path) -> Fit | list[Fit]:
     Raises:
         FitError: no such file, or not the JSON of a fit.
     """
+    hold("path", path, str | Path)
     opening(path)
     try:
         document = parse_json(Path(path).read_text(encoding="utf-8"))

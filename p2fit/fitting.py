@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, Literal, Unpack, cast
 
 from p2fit.curves.choosing import Source, datasets
+from p2fit.curves.options import OptionNames, Options, showing
 from p2fit.errors import FitError
 from p2fit.estimation import fit_dataset
 from p2fit.fit import Fit
@@ -16,14 +18,36 @@ from p2fit.solver.solving import solve_dataset
 # ---------------------------------------------------------------- fitting
 
 
-def fit(source: Source, law: str | Law | None = None, **options: Any) -> Fit:
+class FitOptions(OptionNames, total=False):
+    """What :func:`fit` takes as keyword arguments besides its own."""
+
+    noise: Literal["student-t", "normal"]
+    prior: Sequence[str]
+    draws: int
+    tune: int
+    chains: int
+    save_trace: str | Path | None
+
+
+Backend = Literal["least-squares", "bayes", "laplace"]
+
+
+@showing(Options)
+def fit(
+    source: Source,
+    law: str | Law | None = None,
+    *,
+    backend: Backend = "least-squares",
+    progress: Callable[[int, int], None] | None = None,
+    **options: Unpack[FitOptions],
+) -> Fit:
     """Fit one law to one set of loss curves. Options are those of :func:`fit_each`.
 
     Raises:
         FitError: also when the curves form several groups (choose with ``where``, fit each with
             :func:`fit_each`, or pool them with ``pool=True``).
     """
-    fits = fit_each(source, law, **options)
+    fits = fit_each(source, law, backend=backend, progress=progress, **options)
     if len(fits) > 1:
         groups = "; ".join(", ".join(f"{k} = {v}" for k, v in f.group.items()) for f in fits)
         raise FitError(
@@ -33,13 +57,14 @@ def fit(source: Source, law: str | Law | None = None, **options: Any) -> Fit:
     return fits[0]
 
 
+@showing(Options)
 def fit_each(
     source: Source,
     law: str | Law | None = None,
     *,
-    backend: str = "least-squares",
+    backend: Backend = "least-squares",
     progress: Callable[[int, int], None] | None = None,
-    **options: Any,
+    **options: Unpack[FitOptions],
 ) -> list[Fit]:
     """Fit one law to each group of loss curves.
 

@@ -2,12 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from p2fit.errors import FitError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_PAIRS = ("interval", "new_run", "range")  # two ends each
 
 
 class Result:
-    """A result of p2fit, which can be printed and shown in a notebook."""
+    """A result of p2fit, which can be printed, shown in a notebook and taken as a table."""
+
+    #: Its table: a key of its ``to_dict``, and of entries by name what the names are of.
+    table: ClassVar[tuple[str, str]]
+
+    def to_dict(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def to_polars(self) -> pl.DataFrame:
+        """The table in it, a row for each parameter, point, law, goal, budget, candidate or run,
+        after the columns of its group; what is nested has names such as ``interval_low``."""
+        import polars as pl
+
+        key, of = self.table
+        entries = self.to_dict()[key]
+        if isinstance(entries, Mapping):
+            entries = [{of: name, **entry} for name, entry in entries.items()]
+        group = getattr(self, "group", {})
+        rows = [{**group, **dict(_flat(entry))} for entry in entries]
+        frame = pl.DataFrame(rows, infer_schema_length=None)
+        # Where only some rows have what is nested, the others have it as null.
+        parents = {c for c in frame.columns if any(d.startswith(f"{c}_") for d in frame.columns)}
+        return frame.drop(c for c in parents if frame[c].null_count() == frame.height)
+
+    def to_pandas(self) -> Any:
+        """:meth:`to_polars` as a frame of pandas.
+
+        Raises:
+            FitError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise FitError(
+                "to_pandas needs pandas, which is not installed; to_polars does not"
+            ) from None
+        return pandas.DataFrame(self.to_polars().to_dict(as_series=False))
 
     def __str__(self) -> str:
         return self.summary()
@@ -23,6 +67,19 @@ class Result:
     def _repr_html_(self) -> str:
         html: str = _show().html(self)
         return html
+
+
+def _flat(entry: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in entry.items():
+        key = before + name
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{key}_")
+        elif name in _PAIRS:
+            low, high = value or (None, None)
+            yield f"{key}_low", low
+            yield f"{key}_high", high
+        elif not isinstance(value, list | tuple):
+            yield key, value
 
 
 def _show() -> Any:

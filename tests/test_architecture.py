@@ -20,7 +20,9 @@ PACKAGES = {"p2fit": ROOT / "p2fit", "p2fit_adapters": ROOT / "adapters" / "p2fi
 ORDER = (
     "arrays",
     "errors",
+    "arguments",
     "wording",
+    "numerals",
     "extras",
     "results",
     "files",

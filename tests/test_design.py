@@ -215,6 +215,7 @@ def test_laws_of_ones_own(law: str, rank: int) -> None:
 def test_groups_and_fixed_parameters() -> None:
     table = bare(simulate.p2(seed=1, sizes=(5e8, 1.5e9)))
     table["method"] = ["depth", "width"] * 60
+    table["run"] = [f"{name}-{method}" for name, method in zip(table["run"], table["method"])]
     found = identify_design(table, "p2", design=True, fix={"alpha": 0.3})
     assert [r.group for r in found] == [{"method": "depth"}, {"method": "width"}]
     assert all(r.rank == r.parameters == 6 for r in found)

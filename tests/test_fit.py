@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import p2fit
+from p2fit.curves.options import OptionNames
 from p2fit.fit import to_json
+from p2fit.fitting import FitOptions
 from tests import simulate
 
 SCHEMA = json.loads(
     (Path(p2fit.__file__).parent / "schemas" / "fit.schema.json").read_text(encoding="utf-8")
 )
+
+
+AT = {"params": 8e9, "pruning_rate": 0.3, "base_loss": 2.0, "tokens": 1e9}
 
 
 def extended(table: dict[str, Any], extra: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -346,11 +353,66 @@ def test_rows_without_tokens_serve_a_law_without_tokens() -> None:
     assert fit.data["used"] == 60
 
 
+WRONG: dict[str, Any] = {
+    "bootstrap": "100", "seed": 1.5, "pool": "yes", "include_undecayed": 1, "min_tokens": "1B",
+    "burn_in": True, "delta": "1e-3", "fix": "alpha=.3", "tie": [("alpha", "beta")],
+    "ranges": {"alpha": "0..1"}, "start": {"alpha": "0.3"}, "columns": ["loss"], "where": 3,
+    "by": "family", "run_by": "model", "cluster": None, "target": 3, "residual": "lg", "loss": 2,
+    "weights": ["rows"], "resample": "rows", "subtract_control": "no",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(p2fit.Options)])
+def test_an_option_of_another_type_is_named_with_what_to_use(name: str) -> None:
+    value = WRONG[name]
+    with pytest.raises(p2fit.FitError) as caught:
+        p2fit.fit(simulate.chinchilla(seed=0), **{name: value})
+    assert str(caught.value).startswith(f"{name} is {value!r}: use ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda fit: fit.predict({**AT, "params": "8B"}), "params is '8B': use numbers"),
+        (lambda fit: fit.interval({**AT, "pruning_rate": "30%"}), "pruning_rate is '30%'"),
+        (lambda fit: fit.save(3), "path is 3: use a text or a path"),
+        (lambda fit: p2fit.load(3), "path is 3: use a text or a path"),  # type: ignore[arg-type]
+        (lambda fit: p2fit.plan_tokens(fit, AT, gain=0.01), "gain is 0.01: use a list of numbers"),  # type: ignore[arg-type]
+        (lambda fit: p2fit.plan_compute(fit, 1e21), "flops is 1e+21: use a list of numbers"),  # type: ignore[arg-type]
+        (lambda fit: p2fit.plan_next(fit, AT, count="2"), "count is '2': use a whole number"),  # type: ignore[arg-type]
+        (lambda fit: p2fit.profile(AT, parameters="gamma"), "parameters is 'gamma': use a list"),
+        (lambda fit: p2fit.identify_design(AT, at="x"), "at is 'x': use a mapping of names"),  # type: ignore[arg-type]
+        (lambda fit: p2fit.import_logs(3), "paths is 3: use a text or a path or a list of"),  # type: ignore[arg-type]
+        (lambda fit: p2fit.read_curves(None), "None is no curves: give a path, a table"),
+        (lambda fit: p2fit.report([1]), "a report takes loss curves, or fits"),  # type: ignore[arg-type]
+        (lambda fit: p2fit.Law.parse(3), "formula is 3: use a text"),  # type: ignore[arg-type]
+    ],
+)  # fmt: skip
+def test_a_value_of_another_type_is_said_in_one_line(
+    call: Any, message: str, fit: p2fit.Fit
+) -> None:
+    with pytest.raises((p2fit.FitError, p2fit.LawError)) as caught:
+        call(fit)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    values: dict[str, Any] = {
+        "bootstrap": np.int64(50),
+        "fix": {"E": np.float32(1.5)},
+        "ranges": {"alpha": [0, 1]},
+        "pool": np.True_,
+    }
+    assert p2fit.Options(**values).bootstrap == 50
+
+
 def test_groups_by_numbers_are_in_their_order_and_told_apart() -> None:
     table = simulate.chinchilla(60, seed=1)
     fits = p2fit.fit_each({**table, "g": [10.0, 2.0, 2.0000001] * 20}, by=["g", "g"])
     assert [f.group["g"] for f in fits] == ["2", "2.0000001", "10"]
-    with pytest.raises(p2fit.FitError, match="give a list of columns"):
+    with pytest.raises(p2fit.FitError, match="by is 'run': use a list of texts"):
         p2fit.fit(table, by="run")
 
 
@@ -487,3 +549,27 @@ def test_a_source_may_be_a_path_a_frame_or_curves(tmp_path: Path) -> None:
     assert p2fit.fit(curves).data["source"] == str(tmp_path / "curves.csv")
     with (tmp_path / "curves.csv").open("rb") as file:
         assert p2fit.fit(file).objective == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_typed_options_are_those_of_a_fit() -> None:
+    """What editors and type checkers know of the options, and what help() shows of them."""
+    typed = {n: hint.__forward_arg__ for n, hint in OptionNames.__annotations__.items()}
+    assert typed == {field.name: field.type for field in fields(p2fit.Options)}
+    beyond = {n: h.__forward_arg__ for n, h in FitOptions.__annotations__.items() if n not in typed}
+    assert beyond.keys() == {field.name for field in fields(p2fit.BayesOptions)}
+    takers = (p2fit.fit, p2fit.fit_each, p2fit.compare, p2fit.profile, p2fit.report)
+    for taker in (*takers, p2fit.identify_design):
+        shown = inspect.signature(taker).parameters
+        assert {field.name for field in fields(p2fit.Options)} <= shown.keys(), taker
+        assert "options" not in shown
+
+
+def test_a_misspelt_option_is_refused_here_and_by_the_type_checker() -> None:
+    table = simulate.chinchilla(8, seed=0)
+    # The comments are checked: mypy complains of one that is not needed.
+    with pytest.raises(p2fit.FitError, match="no option is called bootstrp"):
+        p2fit.fit(table, bootstrp=40)  # type: ignore[call-arg]
+    with pytest.raises(p2fit.FitError, match="backend is 'bayse'"):
+        p2fit.fit(table, backend="bayse")  # type: ignore[arg-type]
+    with pytest.raises(p2fit.FitError, match="loss is 'hubr'"):
+        p2fit.fit(table, loss="hubr")  # type: ignore[arg-type]

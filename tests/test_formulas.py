@@ -283,7 +283,7 @@ def test_kaplans_joint_law_says_how_many_tokens_avoid_overfitting() -> None:
 
 
 @pytest.mark.parametrize("loss", ["huber", "squared"])
-def test_both_paths_agree_on_chinchilla(chinchilla: pl.DataFrame, loss: str) -> None:
+def test_both_paths_agree_on_chinchilla(chinchilla: pl.DataFrame, loss: Any) -> None:
     rows = chinchilla.filter(pl.col("kept") == 1)
     plain = p2fit.fit(rows, "chinchilla", loss=loss)
     other = "E + A*exp(-alpha*log(params)) + B/tokens^beta"

@@ -114,7 +114,9 @@ def test_what_is_determined_is_at_its_optimum(method: str) -> None:
     curves = pl.read_csv(EXAMPLES / "p2_study" / "post_train.csv").filter(method=method)
     fit = p2fit.fit(curves, "p2", burn_in=0.1)
     assert [n for n, p in fit.parameters.items() if not p.identified] == ["alpha"]
-    alone = p2fit.fit(curves, "p2", burn_in=0.1, fix={"alpha": fit.parameters["alpha"].estimate})
+    alpha = fit.parameters["alpha"].estimate
+    assert alpha is not None
+    alone = p2fit.fit(curves, "p2", burn_in=0.1, fix={"alpha": alpha})
     assert fit.objective == pytest.approx(alone.objective, rel=1e-12)
     for name, p in fit.parameters.items():
         assert p.estimate == pytest.approx(alone.parameters[name].estimate, rel=1e-3)

@@ -448,7 +448,7 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     "negative step": (
         "a.csv",
         b"step,eval_loss\n-5,2\n",
-        "a.csv:2: tokens from step × 200: -1e3 is",
+        "a.csv:2: tokens from step × 200: -1000 is",
     ),
     "deep": ("a.jsonl", b'{"a":' * 100000, "a.jsonl:1: not a log: JSON nested too deep"),
     "all NaN": ("a.jsonl", b'{"step": 1, "eval_loss": NaN}\n', "no row is left: 1 with eval_loss"),
@@ -503,7 +503,10 @@ def test_a_good_log_beside_a_broken_one_saves_nothing(tmp_path: Path) -> None:
         (["--column", "params=epoch", "--params", "1M"], "params is taken from epoch, and params"),
         (["--tokens-per-step", "512"], "w24: no params: give --params"),
         (["--params", "1M"], "w24: no token counts: give --tokens-per-step, or --column tokens"),
-        (["--params", "1M", "--column", "loss=evl_loss"], "no evl_loss to take loss from; did you"),
+        (
+            ["--params", "1M", "--column", "loss=evl_loss"],
+            "loss: no column evl_loss to take it from; did you",
+        ),
         (
             ["--params", "1M", "--tokens-per-step", "1K", "--loss-unit", "bits-per-byte"],
             "bits per byte need --bytes-per-token",

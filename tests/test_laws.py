@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import p2fit
 from p2fit import LAWS, Law, LawError, get_law
 from p2fit.errors import NotMonomialError
 from p2fit.laws.expression import evaluate
 from p2fit.laws.law import EITHER_SIGN, ONE_SIGN
+from tests import simulate
 
 POINT = {
     "params": np.array([1e8, 3e9]),
@@ -162,8 +166,54 @@ def test_prediction_says_what_is_missing() -> None:
 def test_laws_by_name_and_by_formula() -> None:
     assert get_law("p2") is LAWS["p2"]
     assert get_law("E + A/size^alpha", ["size"]).inputs == ("size",)
-    with pytest.raises(LawError, match="no law is called chinchila; there are p2"):
-        get_law("chinchila")
+    with pytest.raises(LawError, match="no law is called nowhere; there are p2"):
+        get_law("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("law", "message"),
+    [
+        ("chinchila", "no law is called chinchila: did you mean chinchilla?"),
+        ("P2", "no law is called P2: did you mean p2?"),
+        ("chinchilla_pruned", "did you mean chinchilla-pruned?"),
+        ("L = E + A/params^alpha", "give only what is right of =, 'E + A/params^alpha'"),
+        ("E + A/sqrt(params)", "has sqrt: write params^0.5"),
+        ("E + A/sqrt(params + 1)", "has sqrt: write (params + 1)^0.5"),
+        ("E - A*ln(params + 1)", "has ln: write log(params + 1)"),
+        (lambda params: params, "is no law: give a name, a formula as text, or a Law"),
+        (3, "3 is no law"),
+    ],
+)
+def test_a_slip_in_a_law_is_answered_with_what_to_write(law: Any, message: str) -> None:
+    with pytest.raises(LawError) as caught:
+        get_law(law)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("formula", "message"),
+    [
+        ("E + A/N^alpha", "N is no column; did you mean params?"),
+        ("E + A/params^alpha + B/D^beta", "D is no column; did you mean tokens?"),
+        ("E + A/tokns^beta", "tokns is no column; did you mean tokens?"),
+        ("E + A/(tokns + C)^beta", "tokns is no column; did you mean tokens?"),
+        ("E + A/Params^alpha", "Params is no column; did you mean params?"),
+        ("E + A*exp(-D/tau)", "D is no column; did you mean tokens?"),
+        ("E + A*B/params^alpha", "A and B multiply each other"),
+    ],
+)
+def test_a_name_that_is_no_column_is_said_to_be_none(formula: str, message: str) -> None:
+    with pytest.raises(LawError) as caught:
+        p2fit.fit(simulate.chinchilla(20, seed=0), formula)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_parameter_may_be_called_as_papers_call_a_column() -> None:
+    """Where a formula can be fitted, all names that are no columns are parameters."""
+    data = simulate.chinchilla(20, seed=0)
+    found = p2fit.fit(data, "E + D/params^alpha + B/tokens^beta")
+    assert found.objective == pytest.approx(p2fit.fit(data).objective)
 
 
 @pytest.mark.parametrize("name", LAWS)

@@ -84,7 +84,7 @@ def brute_force(law: Law, data: dict[str, Any], delta: float, starts: int) -> fl
 
 @pytest.mark.parametrize("loss", ["huber", "squared"])
 @pytest.mark.parametrize("name", AWKWARD)
-def test_awkward_data_reach_the_best_known_objective(name: str, loss: str) -> None:
+def test_awkward_data_reach_the_best_known_objective(name: str, loss: Any) -> None:
     data = simulate.chinchilla(**AWKWARD[name])
     fit = p2fit.fit(data, "chinchilla", loss=loss)
     delta = 1e-3 if loss == "huber" else math.inf

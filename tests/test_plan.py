@@ -478,7 +478,9 @@ def test_tokens_for_every_pruned_model_of_the_curves(tmp_path: Path) -> None:
     right_after = table.group_by("run", maintain_order=True).first()
     right_after = right_after.with_columns(pl.lit(0.0).alias("tokens"), pl.col("loss") + 2)
     others = table.head(20).with_columns(pl.lit("w").alias("run"), method=pl.lit("width"))
-    control = right_after.head(1).with_columns(pl.lit("c").alias("run"), pruning_rate=pl.lit(0.0))
+    control = right_after.head(1).with_columns(
+        pl.lit("c").alias("run"), pruning_rate=pl.lit(0.0), loss="base_loss"
+    )
     file, curves = tmp_path / "fit.json", tmp_path / "curves.csv"
     pl.concat([table, right_after, others, control]).write_csv(curves)
     fit = p2fit.fit(table, "p2")

@@ -169,7 +169,8 @@ def test_many_groups_stay_small() -> None:
     parts = []
     for i in range(10):
         part = pl.DataFrame(simulate.chinchilla(12, seed=i))
-        parts.append(part.with_columns(pl.lit(f"set {i}").alias("set")))
+        name = pl.format("{} of set {}", "run", pl.lit(i))
+        parts.append(part.with_columns(pl.lit(f"set {i}").alias("set"), name.alias("run")))
     text = p2fit.report(pl.concat(parts), by=["set"])
     sound(text)
     assert len(text) < 3_000_000

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from p2fit import extras
+from p2fit.arguments import verify
 from p2fit.arrays import Array, finite
 from p2fit.bayes import laplace, leaving_out, sampling
 from p2fit.bayes.build import posterior
@@ -54,6 +55,7 @@ class BayesOptions:
     """Where to write all draws (NetCDF, for ArviZ)."""
 
     def __post_init__(self) -> None:
+        verify(self)
         if self.noise not in ("student-t", "normal"):
             raise FitError(f"noise is {self.noise!r}: use student-t or normal")
         for name, least in (("draws", 100), ("tune", 100), ("chains", 2)):

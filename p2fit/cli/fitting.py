@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -15,6 +16,7 @@ from p2fit.cli.shared import (
     json_option,
     print_all,
     print_json,
+    run_by_option,
     working,
 )
 from p2fit.cli.values import Output
@@ -80,6 +82,7 @@ def fit(
       p2fit fit curves.csv --where "kept == 1" --json
       p2fit fit curves.csv --law p2 --fix gamma=-1 -o fit.json
       p2fit fit curves.csv --law "E + A/params^alpha" --column loss=val_loss
+      p2fit fit sweep.csv --run-by model,pct --column pruning_rate=pct/100 --column tokens=B*1e9
       p2fit fit curves.csv --backend bayes --prior "alpha ~ Normal(0.35, 0.1)"
     """
     from p2fit.files import write_text
@@ -101,23 +104,42 @@ def fit(
 @click.argument("curves", metavar="CURVES.CSV")
 @click.option("--law", metavar="LAW", help="Also check what this law needs.")
 @column_option
+@run_by_option
 @json_option
-def check(curves: str, law: str | None, columns: dict[str, str], as_json: bool) -> None:
-    """Check a file of loss curves and list every fault.
+def check(curves: str, law: str | None, as_json: bool, **options: Any) -> None:
+    """Check a file of loss curves, list every fault, and say how to fit it.
+
+    The last line is the command to type, with what the columns seem to be by their names and sizes.
 
     \b
-    Example:
+    Examples:
       p2fit check curves.csv --law p2
+      p2fit check sweep.csv --run-by model,sparsity_pct --column loss=eval_loss
     """
     from p2fit.curves.choosing import check as check_curves
+    from p2fit.curves.command import fit_command
+    from p2fit.errors import CurvesError, FitError
 
-    found = check_curves(curves, law, columns=columns)
+    try:
+        found = check_curves(curves, law, **options)
+    except (CurvesError, FitError) as error:
+        click.echo(str(error), err=True)
+        if curves != "-":
+            with suppress(CurvesError, FitError):  # then there is no header to read
+                command, more = fit_command(curves, law, **options)
+                if more:
+                    click.echo(f"fit it: {command}", err=True)
+        click.get_current_context().exit(2)
     if as_json:
         print_json(found)
         return
     laws = ", ".join(found["laws"]) or "none"
     click.echo(f"{found['source']}: {found['rows']} rows, {found['runs']} runs, no faults")
     click.echo(f"laws it can serve: {laws}")
+    for note in found["notes"]:
+        click.echo(f"note: {note}")
+    if curves != "-":
+        click.echo(f"fit it: {fit_command(curves, law, **options)[0]}")
 
 
 @click.command()

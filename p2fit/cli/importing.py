@@ -6,23 +6,15 @@ from typing import Any
 
 import click
 
-from p2fit.cli.shared import json_option, print_json, working
-from p2fit.cli.values import Count, Output, Pair, Share, mapping
+from p2fit.cli.shared import column_option, json_option, print_json, run_by_option, working
+from p2fit.cli.values import Count, Output, Share
 from p2fit.wording import printable
 
 
 @click.command("import")
 @click.argument("logs", metavar="LOG...", nargs=-1, required=True)
-@click.option(
-    "--column",
-    "columns",
-    multiple=True,
-    callback=mapping,
-    type=Pair("COLUMN=NAME"),
-    metavar="COLUMN=NAME",
-    help="Take a column from what the logs call NAME, e.g. loss=eval/loss, step=_step, "
-    "run=run_name. Repeatable.",
-)
+@column_option
+@run_by_option
 @click.option("--run-from-path", is_flag=True, help="Name runs by their folders or files.")
 @click.option(
     "--runs",
@@ -62,7 +54,8 @@ def import_logs(logs: tuple[str, ...], as_json: bool, output: str | None, **opti
     """Make loss curves from the logs of training runs.
 
     LOG is a trainer_state.json of Hugging Face's Trainer, a chart that W&B exported as CSV, W&B's
-    history as JSONL, a TensorBoard event file, any other CSV or JSONL, or a folder of runs. The
+    history as JSONL, a TensorBoard event file, the console of nanoGPT, modded-nanogpt or
+    Megatron-LM, results of lm-evaluation-harness, any other CSV or JSONL, or a folder of runs. The
     curves go to standard output or to -o, and a report of what was taken and what was left out to
     standard error; with --json only the report is printed.
 

@@ -74,7 +74,16 @@ column_option = click.option(
     callback=mapping,
     type=Pair("COLUMN=NAME"),
     metavar="COLUMN=NAME",
-    help="Take a column from one of another name, e.g. loss=loss_pile. Repeatable.",
+    help="Take a column from one of another name, e.g. loss=loss_pile, from numbers, names and + - "
+    "* / ^ exp log, e.g. pruning_rate=sparsity_pct/100, loss=log(eval_ppl), params=8B, or from "
+    "texts, e.g. \"run=model + '-' + seed\". Names with other characters in double quotes. "
+    "Repeatable.",
+)
+run_by_option = click.option(
+    "--run-by",
+    callback=names,
+    metavar="COLUMNS",
+    help="A run for each combination of these columns, e.g. model,sparsity_pct.",
 )
 #: Columns that laws may read, by the option that gives them.
 INPUTS = {
@@ -111,7 +120,8 @@ def inputs(*left_out: str) -> Callable[[Callable[..., None]], Callable[..., None
         )(collected)
         for x in reversed([x for x in INPUTS if x not in left_out]):
             name = f"--{x.replace('_', '-')}"
-            made = click.option(name, x, type=Values(4), metavar="NUMBERS", help=INPUTS[x])(made)
+            kind = Values(4, shares=x == "pruning_rate")
+            made = click.option(name, x, type=kind, metavar="NUMBERS", help=INPUTS[x])(made)
         return made
 
     return decorate
@@ -174,6 +184,7 @@ ROWS_AND_FIT = (
         "Chosen from the columns by default.",
     ),
     column_option,
+    run_by_option,
     click.option(
         "--target",
         default="loss",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from p2fit.cli.shared import inputs, json_option, print_all, saved_fit, working
+from p2fit.cli.shared import column_option, inputs, json_option, print_all, saved_fit, working
 from p2fit.cli.values import Count, Output, Share, Values
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def _crossed(given: dict[str, list[float]], law: Law, extra: tuple[str, ...] = (
     metavar="CURVES.CSV",
     help="Take the runs from this file (all of them without --run); the law is not fitted again.",
 )
+@column_option
 @json_option
 @click.option(
     "-o",
@@ -72,6 +73,7 @@ def predict(
     at: str | None,
     runs: tuple[str, ...],
     curves: str | None,
+    columns: dict[str, str],
     as_json: bool,
     output: str | None,
 ) -> None:
@@ -104,7 +106,7 @@ def predict(
             _save(output, [(a.frame, a.group) for a in ahead])
         print_all(ahead, as_json)
         return
-    if (at is None) == (not inputs):
+    if (at is None) == (not inputs) or (columns and at is None):
         raise click.UsageError("give the law's inputs by options, or a file by --at")
     first = None if through is None else load(through)
     if isinstance(first, list):
@@ -115,7 +117,7 @@ def predict(
         if first is not None:
             law, own = first.law, tuple(x for x in own if x != first.target)
         wanted = dict.fromkeys([*law.inputs, *own])
-        points = points_table(at, wanted) if at else _crossed(inputs, law, own)
+        points = points_table(at, wanted, columns) if at else _crossed(inputs, law, own)
         found.append(predict_points(f, points, through=first))
     if output is not None:
         _save(output, [(p.frame, p.group) for p in found])
@@ -305,6 +307,7 @@ def compute(
 @plan.command()
 @saved_fit
 @click.argument("candidates", metavar="CANDIDATES.CSV")
+@column_option
 @click.option(
     "--deploy-params", required=True, type=Count(), metavar="NUMBER", help="Parameters left."
 )
@@ -331,6 +334,7 @@ def choose(fits: list[Fit], candidates: str, as_json: bool, **options: Any) -> N
 @plan.command()
 @saved_fit
 @click.argument("candidates", metavar="CANDIDATES.CSV")
+@column_option
 @click.option(
     "--at",
     type=click.Path(dir_okay=False),
@@ -374,6 +378,7 @@ def next(fits: list[Fit], candidates: str, as_json: bool, **options: Any) -> Non
 
 @click.command()
 @click.argument("design", metavar="[DESIGN.CSV]", required=False)
+@column_option
 @click.option("--law", required=True, metavar="LAW", help="A law by name, or a formula.")
 @inputs()
 @click.option(
@@ -425,11 +430,11 @@ def simulate(
     from p2fit.files import write_text
     from p2fit.laws.law import COLUMNS
 
-    columns = {x: v for x, v in inputs.items() if x in COLUMNS or len(v) > 1}
-    if (design is None) == (not columns):
+    given = {x: v for x, v in inputs.items() if x in COLUMNS or len(v) > 1}
+    if (design is None) == (not given):
         raise click.UsageError("give the design as a file, or the law's inputs by options")
-    parameters = {n: v[0] for n, v in inputs.items() if n not in columns}
-    found = simulate_law(law, parameters, design or crossed_points(columns), **noise)
+    parameters = {n: v[0] for n, v in inputs.items() if n not in given}
+    found = simulate_law(law, parameters, design or crossed_points(given), **noise)
     text = found.write_csv()
     if output is None:
         click.echo(text.encode(), nl=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-_SUFFIX = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
+from p2fit.numerals import read_count, read_share
 
 
 class Count(click.ParamType[float]):
@@ -19,11 +19,9 @@ class Count(click.ParamType[float]):
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
         if isinstance(value, float):
             return value
-        found = re.fullmatch(r"\s*([-+]?[\d.]+(?:e[-+]?\d+)?)\s*([KMBGT]?)\s*", str(value), re.I)
-        try:
-            return float(found[1]) * _SUFFIX[found[2].upper()] if found else float(value)
-        except ValueError:
+        if (count := read_count(str(value))) is None:
             self.fail(f"{value!r} is not a number (8B, 350M, 20e9)", param, ctx)
+        return count
 
 
 class Output(click.Path):
@@ -41,12 +39,14 @@ class Output(click.Path):
 
 
 class Values(click.ParamType[list[float]]):
-    """Numbers: ``8B``, ``1B,3B``, ``1B..100B`` in steps even in the log, ``1B..100B:5`` points."""
+    """Numbers: ``8B``, ``1B,3B``, ``1B..100B`` in steps even in the log, ``1B..100B:5`` points;
+    shares are ``30%`` or ``0.3``."""
 
     name = "numbers"
 
-    def __init__(self, per_decade: int) -> None:
+    def __init__(self, per_decade: int, shares: bool = False) -> None:
         self.per_decade = per_decade
+        self.kind: click.ParamType[float] = Share() if shares else Count()
 
     def convert(self, value: Any, param: Any, ctx: Any) -> list[float]:
         if isinstance(value, list):
@@ -55,13 +55,13 @@ class Values(click.ParamType[list[float]]):
         for part in str(value).split(","):
             ends, _, count = part.partition(":")
             first, dots, last = ends.partition("..")
-            low = Count().convert(first, param, ctx)
+            low = self.kind.convert(first, param, ctx)
             if not dots:
                 if count:
                     self.fail(f"{part!r} is no range: 1B..100B:5", param, ctx)
                 found.append(low)
                 continue
-            high = Count().convert(last, param, ctx)
+            high = self.kind.convert(last, param, ctx)
             if not 0 < low < high < math.inf:
                 self.fail(f"{part!r}: a range goes up from above 0 (1B..100B)", param, ctx)
             decades = math.log10(high) - math.log10(low)
@@ -92,10 +92,7 @@ class Share(click.ParamType[float]):
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
         if isinstance(value, float):
             return value
-        try:
-            text = str(value).strip()
-            share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
-        except ValueError:
+        if (share := read_share(str(value))) is None:
             self.fail(f"{value!r} is not a share (10%, 0.1)", param, ctx)
         if not 0 <= share < 1:
             self.fail(f"{value!r} is not a share below 100%", param, ctx)

@@ -3,29 +3,43 @@
 from __future__ import annotations
 
 import io
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import polars as pl
 
 from p2fit.curves.checking import REQUIRED
+from p2fit.curves.columns import with_run_by
 from p2fit.curves.control import control_drift, drift_warning, subtract_control
+from p2fit.curves.frames import is_table
 from p2fit.curves.options import Options
+from p2fit.curves.proposing import meant, misspelt, offer
 from p2fit.curves.reading import Curves, from_frame, read_curves, read_stdin
-from p2fit.errors import FitError, LawError
+from p2fit.curves.selecting import where_expression
+from p2fit.errors import FitError, LawError, NotMonomialError
 from p2fit.laws.law import Law
 from p2fit.laws.table import LAWS, get_law
-from p2fit.wording import join
+from p2fit.wording import closest, join
 
-Source = Curves | str | Path | BinaryIO | pl.DataFrame | Mapping[str, Any]
 
-#: What nests a filter: all but names, numbers, commas and the like.
-_OPERATORS = re.compile(r"\b(?:and|or|not|is|in|between|i?like|case|when)\b|[^\w\s,()]", re.I)
-_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|\d+\.\d*")
-_MOST_OPERATORS = 200
+class ArrowTable(Protocol):
+    """A table with the Arrow PyCapsule interface, as of pandas, pyarrow, DuckDB and others."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
+
+
+Source = (
+    Curves
+    | str
+    | Path
+    | BinaryIO
+    | pl.DataFrame
+    | Mapping[str, Any]
+    | Sequence[Mapping[str, Any]]
+    | ArrowTable
+)
 
 #: Columns that a law of post-training after pruning never pools silently.
 GROUPS = ("family", "method")
@@ -74,9 +88,11 @@ def datasets(source: Source, law: str | Law | None = None, **options: Any) -> li
     """
     unknown = sorted(set(options) - {f.name for f in fields(Options)})
     if unknown:
-        raise FitError(f"no option is called {unknown[0]}; see p2fit.Options")
+        close = closest(unknown[0], [f.name for f in fields(Options)])
+        instead = f": did you mean {close}?" if close else "; see p2fit.Options"
+        raise FitError(f"no option is called {unknown[0]}{instead}")
     asked = Options(**options)
-    curves, chosen, why = open_curves(source, law, asked.columns, asked.target)
+    curves, chosen, why = open_curves(source, law, asked.columns, asked.target, asked.where)
     chosen = chosen.restrict(asked.fix, asked.tie) if asked.fix or asked.tie else chosen
     chosen = chosen.within(asked.ranges)
     if chosen.monomial and asked.start:
@@ -97,16 +113,21 @@ def datasets(source: Source, law: str | Law | None = None, **options: Any) -> li
         by = [c for c in GROUPS if c in names]
     whole = without_drift(curves, chosen, asked.target) if asked.subtract_control else curves.frame
     controlled = _has_control(chosen, asked.target)
+    unread = curves.escaped
+    gone = {} if unread is None else {v: f.height for v, f in split_groups(unread, by)}
+    unheld = f"{asked.where} does not hold"
     found, empty, missed = [], [], []
     for values, frame in split_groups(whole, by):
         rows = select(frame, chosen, asked)
+        if values in gone:
+            rows.excluded[unheld] = rows.excluded.get(unheld, 0) + gone[values]
         group = dict(zip(by, values))
         moved = (
             control_drift(rows.frame, curves.frame) if controlled and rows.frame.height else None
         )
         control = moved and {**moved, "subtracted": asked.subtract_control}
         drifting = control and drift_warning(control)
-        said = (drifting,) if drifting else ()
+        said = (*curves.notes, *((drifting,) if drifting else ()))
         dataset = Dataset(
             chosen, rows.frame, group, rows.excluded, curves, why, asked, control, said
         )
@@ -116,7 +137,7 @@ def datasets(source: Source, law: str | Law | None = None, **options: Any) -> li
             account = "; ".join(f"{count}: {reason}" for reason, count in rows.excluded.items())
             empty.append(f"{dataset.label}: no row is left to fit ({account})")
             # A filter may be meant to leave groups out; of controls no row is ever fitted.
-            filtered = rows.excluded.get(f"{asked.where} does not hold") == frame.height
+            filtered = rows.excluded.get(unheld) == frame.height + gone.get(values, 0)
             if not filtered and not (controlled and not frame["pruning_rate"].max()):
                 missed.append(empty[-1])
     if not found:
@@ -162,8 +183,12 @@ def usable_columns(columns: Collection[str]) -> set[str]:
     return set(columns) | derived
 
 
-def choose_law(columns: Collection[str]) -> tuple[Law, str]:
+def choose_law(columns: Collection[str], offered: Callable[[], str] = str) -> tuple[Law, str]:
     """The law that a file's columns call for, and why.
+
+    Args:
+        columns: what the file has.
+        offered: gives the options that would name what it lacks.
 
     Raises:
         FitError: no law fits these columns.
@@ -179,7 +204,7 @@ def choose_law(columns: Collection[str]) -> tuple[Law, str]:
         name, why = "chinchilla", "the file has neither pruning_rate nor avg_params"
     law = LAWS[name]
     if not set(required_columns(law)) <= usable_columns(columns):
-        raise FitError(_missing_columns(law, columns))
+        raise FitError(_missing_columns(law, columns, offered=offered))
     return law, why
 
 
@@ -197,17 +222,19 @@ def laws_served(columns: Collection[str]) -> list[str]:
     ]
 
 
-def _missing_columns(law: Law, columns: Collection[str], target: str = "loss") -> str:
+def _missing_columns(
+    law: Law, columns: Collection[str], target: str = "loss", offered: Callable[[], str] = str
+) -> str:
     missing = [n for n in required_columns(law, target) if n not in usable_columns(columns)]
     if target != "loss":
         has = ", ".join(columns)
         return f"{law.name} needs {join(tuple(missing))}, which the file lacks; it has {has}"
     can = laws_served(columns)
     serves = f"this file can serve {', '.join(can)}" if can else "this file can serve no law here"
-    return (
-        f"{law.name} needs {join(tuple(missing))}, which the file lacks; {serves} "
-        "(name other columns with --column, e.g. --column loss=val_loss)"
-    )
+    remedy = "name other columns with --column, e.g. --column loss=val_loss"
+    if options := offered():
+        remedy = f"if its columns are what they are called, add {options}"
+    return f"{law.name} needs {join(tuple(missing))}, which the file lacks; {serves} ({remedy})"
 
 
 def open_curves(
@@ -215,10 +242,12 @@ def open_curves(
     law: str | Law | None = None,
     columns: Mapping[str, str] | None = None,
     target: str = "loss",
+    where: str | None = None,
 ) -> tuple[Curves, Law, str]:
     """Read curves and settle on a law: the curves, the law, and why that one.
 
-    The loss must be there in every row; another target may be empty in some.
+    The loss must be there in every row; another target may be empty in some. Rows that ``where``
+    does not take may have faults.
 
     Raises:
         CurvesError: faults in the file.
@@ -228,47 +257,75 @@ def open_curves(
     if isinstance(source, str) and source == "-":
         source = Stdin()
     sparse = target != "loss"
-    curves = read(source, columns, needs=("run",) if sparse else ("run", "loss"))
+    curves = read(source, columns, needs=("run",) if sparse else ("run", "loss"), where=where)
     names = curves.frame.columns
     why = ""
+
+    def offered() -> str:
+        return offer(names, curves.frame.get_column, columns or {})
+
     if law is not None:
         chosen = get_law(law, names)
+        _check_names(chosen, names)
     elif sparse:
         raise FitError(f"a law for {target} must be given: no law here is chosen by the columns")
     else:
-        chosen, why = choose_law(names)
+        chosen, why = choose_law(names, offered)
     if target in chosen.inputs:
         other = "; --target names another column to predict" if target == "loss" else ""
         raise LawError(f"a law predicts the {target}: it cannot be an input{other}")
     wanted = required_columns(chosen, target)
     if not set(wanted) <= usable_columns(names):
-        raise FitError(f"{curves.source}: {_missing_columns(chosen, names, target)}")
+        raise FitError(f"{curves.source}: {_missing_columns(chosen, names, target, offered)}")
     schema = curves.frame.schema
     if sparse:
         wanted = tuple(n for n in wanted if n != target)
         if schema[target] != pl.Float64:  # read again for the lines of what is no number
-            read(source, columns, needs=(target,))
+            read(source, columns, needs=(target,), where=where)
             raise FitError(f"{curves.source}: {target} is not a column of numbers")
         if curves.frame[target].null_count() == curves.frame.height:
             raise FitError(f"{curves.source}: {target} is empty in every row")
     usable = all(n in schema and not curves.frame[n].null_count() for n in wanted)
     if not usable or any(schema[n] != pl.Float64 for n in chosen.inputs):
         # Read again with the law's own needs: it names the lines of what is missing.
-        curves = read(source, columns, needs=wanted, numeric=chosen.inputs)
+        curves = read(source, columns, needs=wanted, numeric=chosen.inputs, where=where)
     return curves, chosen, why
 
 
+def _check_names(law: Law, names: Sequence[str]) -> None:
+    """Raise if a formula names what is no column and cannot be a parameter, or is hardly one."""
+    if law.name in LAWS:
+        return
+    likely = not law.inputs
+    try:
+        _ = law.terms
+    except NotMonomialError:
+        pass
+    except LawError:
+        likely = True
+    for name in law.parameters:
+        column = meant(name, names) if likely else misspelt(name, names)
+        if column and column not in law.inputs:
+            raise LawError(f"{name} is no column; did you mean {column}?")
+
+
 def check(
-    source: Source, law: str | Law | None = None, *, columns: Mapping[str, str] | None = None
+    source: Source,
+    law: str | Law | None = None,
+    *,
+    columns: Mapping[str, str] | None = None,
+    run_by: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Check loss curves, against the needs of a law if one is named.
 
     Returns:
-        ``source``, ``sha256``, ``rows``, ``runs``, ``columns`` and the ``laws`` that they serve.
+        ``source``, ``sha256``, ``rows``, ``runs``, ``columns``, the ``laws`` that they serve and
+        ``notes``.
 
     Raises:
         CurvesError, FitError, LawError: every fault.
     """
+    columns = with_run_by(columns, run_by)
     if law is None:
         curves = read(source, columns, needs=REQUIRED)
     else:
@@ -282,6 +339,7 @@ def check(
         "runs": frame["run"].n_unique(),
         "columns": frame.columns,
         "laws": laws_served(filled),
+        "notes": list(curves.notes),
     }
 
 
@@ -289,15 +347,19 @@ def read(source: Source, columns: Mapping[str, str] | None, **wanted: Any) -> Cu
     """Curves from any source; ``wanted`` goes to ``read_curves`` or ``from_frame``."""
     wanted["columns"] = dict(columns or {})
     if isinstance(source, Curves):
-        return replace(from_frame(source.frame, **wanted), source=source.source)
-    if isinstance(source, pl.DataFrame | Mapping):
+        again = from_frame(source.frame, **wanted)
+        again = replace(again, source=source.source, notes=source.notes)
+        return replace(again, escaped=source.escaped) if again.escaped is None else again
+    if is_table(source):
         return from_frame(source, **wanted)
     if not isinstance(source, str | Path):
+        stream: Any = source
         if not hasattr(source, "read") or isinstance(source, io.TextIOBase):
             raise FitError(
-                "curves come as a path, a table, Curves, or a file opened in binary mode"
+                "curves come as a path, a table (Polars, pandas, Arrow, columns by name, a list "
+                "of dicts), Curves, or a file opened in binary mode"
             )
-        source.seek(0)
+        stream.seek(0)
     return read_curves(source, **wanted)
 
 
@@ -325,26 +387,6 @@ class Rows:
         if kept.height < self.frame.height:
             self.excluded[reason] = self.frame.height - kept.height
         self.frame = kept
-
-
-def where_expression(text: str, frame: pl.DataFrame) -> pl.Expr:
-    """A filter such as ``kept == 1`` or ``method = 'depth' and params > 1e9`` (SQL).
-
-    Raises:
-        FitError: it cannot be read, or does not fit the columns.
-    """
-    # Polars takes it apart by recursion, and where its stack ends so does the process.
-    if len(_OPERATORS.findall(_QUOTED.sub("", text))) > _MOST_OPERATORS:
-        raise FitError(
-            f"--where has more than {_MOST_OPERATORS} operators: name many values with IN (…)"
-        )
-    try:
-        expression = pl.sql_expr(text)
-        frame.filter(expression)
-    except pl.exceptions.PolarsError as error:
-        detail = str(error).splitlines()[0]
-        raise FitError(f"--where {text!r}: {detail}") from None
-    return expression
 
 
 def select(frame: pl.DataFrame, law: Law, options: Options) -> Rows:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
+from typing import Any, Literal, TypedDict, TypeVar
 
 import polars as pl
 
+from p2fit.arguments import verify
+from p2fit.curves.columns import with_run_by
 from p2fit.errors import FitError
 from p2fit.scales import SCALES, Linear, Residual
 
@@ -25,7 +28,10 @@ class Options:
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Column -> its name in the file, e.g. ``{"loss": "loss_pile"}``."""
+    """Column -> its name in the file, ``{"loss": "loss_pile"}``, or an expression,
+    ``{"tokens": "tokens_B*1e9"}``."""
+    run_by: Sequence[str] | None = None
+    """Columns of which each combination of values is a run, in place of ``columns["run"]``."""
     target: str = "loss"
     """The column that the law predicts. With another than the loss, rows where it is empty are
     left out, and a law must be given."""
@@ -84,6 +90,7 @@ class Options:
     """Of the resamples, and of the rows that starts are compared on, with more than 4096."""
 
     def __post_init__(self) -> None:
+        verify(self)
         for name, allowed in (
             ("residual", (None, *SCALES)),
             ("loss", ("huber", "squared")),
@@ -111,10 +118,10 @@ class Options:
         ):
             if not good:
                 raise FitError(f"{name} is {getattr(self, name)}: use {what}")
-        if isinstance(self.by, str):
-            raise FitError(f"by is {self.by!r}: give a list of columns")
         if self.errors == "runs" and self.weights == "runs":
             raise FitError("errors of runs weigh each run by what it tells: leave weights out")
+        object.__setattr__(self, "columns", with_run_by(self.columns, self.run_by))
+        object.__setattr__(self, "run_by", None)
         if self.pool and self.by:
             raise FitError("by and pool contradict each other: give one")
 
@@ -158,5 +165,58 @@ class Options:
 
     def recorded(self) -> dict[str, Any]:
         """What a saved fit says of its making; the rest stands elsewhere in it."""
-        elsewhere = {"columns", "by", "pool", "fix", "tie"}
+        elsewhere = {"columns", "run_by", "by", "pool", "fix", "tie"}
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in elsewhere}
+
+
+class OptionNames(TypedDict, total=False):
+    """:class:`Options` as keyword arguments, for editors and type checkers."""
+
+    columns: Mapping[str, str]
+    run_by: Sequence[str] | None
+    target: str
+    where: str | None
+    by: Sequence[str] | None
+    pool: bool
+    fix: Mapping[str, float]
+    tie: Mapping[str, str]
+    ranges: Mapping[str, tuple[float, float]]
+    start: Mapping[str, float]
+    residual: Residual | None
+    loss: Literal["huber", "squared"]
+    delta: float | None
+    weights: Literal["rows", "runs", "stderr"] | None
+    errors: Literal["rows", "runs"] | None
+    cluster: str
+    min_tokens: float
+    burn_in: float
+    include_undecayed: bool
+    subtract_control: bool
+    bootstrap: int
+    resample: Literal["wild", "runs"] | None
+    seed: int
+
+
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def showing(*options: type) -> Callable[[Function], Function]:
+    """Have ``help()`` show each option in place of ``**options``: the fields of dataclasses."""
+
+    def decorate(function: Function) -> Function:
+        signature = inspect.signature(function)
+        shown = [p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD]
+        names = {p.name for p in shown}
+        for kind in options:
+            for one in fields(kind):
+                if one.name not in names:
+                    made = one.default_factory
+                    default = one.default if made is MISSING else made()
+                    shown.append(
+                        inspect.Parameter(one.name, _KEYWORD, default=default, annotation=one.type)
+                    )
+        function.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
+        return function
+
+    return decorate

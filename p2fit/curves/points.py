@@ -17,20 +17,23 @@ from p2fit.wording import join
 _MOST = 1_000_000  # points made of values
 
 
-def points_table(source: Source, inputs: Collection[str]) -> pl.DataFrame:
+def points_table(
+    source: Source, inputs: Collection[str], columns: Mapping[str, str] | None = None
+) -> pl.DataFrame:
     """Points as a checked table: inputs as numbers, other columns as they are.
 
     Args:
         source: a CSV file, a table, or values by name: scalars, or
             arrays of one shape.
         inputs: columns that must be there.
+        columns: column -> its name there, or an expression.
 
     Raises:
         CurvesError: faults in a file or a table.
         FitError: a value by name is missing, out of its range, or of another shape.
     """
     if not isinstance(source, Mapping):
-        return read(source, None, needs=inputs, numeric=inputs).frame
+        return read(source, columns, needs=inputs, numeric=inputs).frame
     missing = tuple(x for x in inputs if x not in source)
     if missing:
         raise FitError(f"{join(missing)} {'is' if len(missing) == 1 else 'are'} not given")

@@ -18,7 +18,9 @@ from typing import Any, BinaryIO
 
 import polars as pl
 
-from p2fit.curves.checking import REQUIRED, Table, check_table
+from p2fit.curves.checking import REQUIRED, Table
+from p2fit.curves.frames import frame_of, is_table
+from p2fit.curves.selecting import check_selected
 from p2fit.errors import FRAME, CurvesError, Fault, FitError
 from p2fit.files import opening
 from p2fit.wording import printable
@@ -50,17 +52,23 @@ class Curves:
     sha256: str
     """Of the bytes read; of a frame, of ``frame`` written as CSV."""
     renamed: Mapping[str, str]
-    """The mapping in use: column -> its name in the file."""
+    """The mapping in use: column -> its name in the file, or an expression."""
+    notes: tuple[str, ...] = ()
+    """What the reader should know of them."""
+    escaped: pl.DataFrame | None = None
+    """Rows that a filter left out before the checks, as they would not have passed them; null where
+    a cell broke a rule. None where all rows passed."""
 
 
 def read_curves(
-    path: str | Path | BinaryIO,
+    path: str | Path | BinaryIO | Any,
     *,
     columns: Mapping[str, str] = _UNMAPPED,
     needs: Collection[str] = REQUIRED,
     numeric: Collection[str] = (),
+    where: str | None = None,
 ) -> Curves:
-    """Read and check a CSV file of loss curves.
+    """Read and check a CSV file of loss curves, or a table in memory.
 
     Other columns of the schema may be absent or have empty cells; what is filled obeys its rule.
 
@@ -70,41 +78,49 @@ def read_curves(
     constant from tokens = 0 to the first row. A row with tokens = 0 has its own ``active_params``.
 
     Args:
-        path: a file, an open binary file, or ``"-"`` for standard input.
+        path: a file, an open binary file, ``"-"`` for standard input, or a table as in
+            :func:`from_frame`.
         columns: column -> the name it has in the file, ``{"loss": "loss_pile"}``. It replaces a
             column of that name; the source stays, under its own name, as a further column.
         needs: columns that must exist and be filled; those that the schema does not know are
             numbers.
         numeric: further such columns, all of them numbers.
+        where: a filter (SQL); where rows have faults only those that it takes are checked.
 
     Raises:
         CurvesError: every fault of the file.
     """
+    if is_table(path):
+        return from_frame(path, columns=columns, needs=needs, numeric=numeric, where=where)
     source, data = read_bytes(path)
     table = parse(source, data)
-    frame = check_table(table, columns, needs, numeric)
-    return Curves(frame, source, hashlib.sha256(data).hexdigest(), dict(columns))
+    frame, escaped = check_selected(table, columns, needs, numeric, where)
+    digest = hashlib.sha256(data).hexdigest()
+    return Curves(frame, source, digest, dict(columns), tuple(table.notes), escaped)
 
 
 def from_frame(
-    frame: pl.DataFrame | Mapping[str, Any],
+    frame: Any,
     *,
     columns: Mapping[str, str] = _UNMAPPED,
     needs: Collection[str] = REQUIRED,
     numeric: Collection[str] = (),
+    where: str | None = None,
 ) -> Curves:
     """Check loss curves that are in memory, as ``read_curves`` does a file; faults name rows.
 
     Args:
-        frame: a table of numbers and strings, or column name -> values. NaN is an empty cell.
-        columns, needs, numeric: as in ``read_curves``.
+        frame: a table of numbers and strings, as :func:`p2fit.curves.frames.frame_of` takes it:
+            of Polars, pandas or Arrow, column name -> values, or a list of records. NaN is an empty
+            cell.
+        columns, needs, numeric, where: as in ``read_curves``.
 
     Raises:
         CurvesError: every fault.
     """
     table = Table(FRAME)
     try:
-        cells = frame if isinstance(frame, pl.DataFrame) else pl.DataFrame(frame, strict=False)
+        cells = frame_of(frame)
     except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
         raise CurvesError([Fault(FRAME, None, None, f"not a table: {error}")]) from None
     table.header = cells.columns
@@ -114,9 +130,9 @@ def from_frame(
     table.stop_at_faults()
     table.cells = cells.rename({name: str(i) for i, name in enumerate(cells.columns)})
     table.lines = range(1, cells.height + 1)
-    checked = check_table(table, columns, needs, numeric)
+    checked, escaped = check_selected(table, columns, needs, numeric, where)
     digest = hashlib.sha256(checked.write_csv().encode()).hexdigest()
-    return Curves(checked, FRAME, digest, dict(columns))
+    return Curves(checked, FRAME, digest, dict(columns), tuple(table.notes), escaped)
 
 
 def read_stdin() -> bytes:
@@ -133,6 +149,8 @@ def read_bytes(path: str | Path | BinaryIO) -> tuple[str, bytes]:
     if path == "-":
         return "<stdin>", read_stdin()
     if not isinstance(path, str | Path):
+        if not hasattr(path, "read"):
+            raise FitError(f"{path!r} is no curves: give a path, a table or a binary file")
         name = getattr(path, "name", None)
         return printable(name) if isinstance(name, str) else "<stream>", path.read()
     opening(path)
@@ -222,7 +240,7 @@ def _parse_csv(table: Table, data: bytes) -> None:
                 table.fault(line, None, _QUOTES)
             elif len(row) != width:
                 cells = "1 cell" if len(row) == 1 else f"{len(row)} cells"
-                table.fault(line, None, f"{cells}, header has {width}")
+                table.fault(line, None, f"{cells}, header has {width}", "cells")
             else:
                 rows.append(row)
                 lines.append(line)

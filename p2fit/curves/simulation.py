@@ -32,6 +32,7 @@ def simulate(
     noise: float = 0.0,
     correlation: float = 0.0,
     seed: int = 0,
+    columns: Mapping[str, str] | None = None,
 ) -> pl.DataFrame:
     """Loss curves that follow a law, with noise that is correlated along each run.
 
@@ -47,6 +48,8 @@ def simulate(
         noise: standard deviation of the log of the loss, 0.002 for 0.2 %.
         correlation: between neighbouring rows of a run, in [0, 1]; 1 is one offset per run.
         seed: of the noise.
+        columns: column -> its name in the design, or an expression, as in
+            :class:`Options`.
 
     Returns:
         The design with ``run`` and ``loss``, by run, then tokens: loss curves that p2fit reads.
@@ -56,7 +59,7 @@ def simulate(
     """
     if not (0 <= noise < math.inf and 0 <= correlation <= 1 and seed >= 0):
         raise FitError("noise and seed are from 0 up, a correlation is in [0, 1]")
-    chosen = _law(law, parameters, design)
+    chosen = _law(law, parameters, design, columns)
     if "loss" in chosen.inputs:
         raise LawError("a law predicts the loss: it cannot be an input")
     unknown = [n for n in parameters if n not in chosen.parameters]
@@ -66,7 +69,7 @@ def simulate(
         have = ", ".join(chosen.parameters)
         raise FitError(f"the parameters of {chosen.name} are {have}: {which}")
     inputs = [c for c in required_columns(chosen) if c not in ("run", "loss")]
-    frame = points_table(design, inputs)
+    frame = points_table(design, inputs, columns)
     frame = frame.drop("loss", strict=False)
     if "run" not in frame.columns:
         frame = frame.with_columns(run=pl.Series(_runs(frame)))
@@ -95,12 +98,19 @@ def correlated(runs: Sequence[str], correlation: float, rng: np.random.Generator
     return found
 
 
-def _law(law: str | Law, parameters: Mapping[str, float], design: Source) -> Law:
+def _law(
+    law: str | Law,
+    parameters: Mapping[str, float],
+    design: Source,
+    columns: Mapping[str, str] | None,
+) -> Law:
     """The law; of a formula's names those are columns that the design has."""
     if isinstance(law, Law) or law in LAWS:
         return get_law(law)
     names = (
-        list(design) if isinstance(design, Mapping) else read(design, None, needs=()).frame.columns
+        list(design)
+        if isinstance(design, Mapping)
+        else read(design, columns, needs=()).frame.columns
     )
     return get_law(law, [c for c in names if c not in parameters])
 

@@ -19,7 +19,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import polars as pl
@@ -30,6 +30,7 @@ from p2fit.curves.choosing import (
     Dataset,
     Source,
 )
+from p2fit.curves.options import OptionNames, Options, showing
 from p2fit.errors import FitError, LawError
 from p2fit.estimation import fit_dataset
 from p2fit.fit import Fit
@@ -126,6 +127,8 @@ class Score:
 class Comparison(Result):
     """Laws on the same rows, best first. Made by :func:`compare`."""
 
+    table = ("laws", "")
+
     source: str
     """Where the rows come from."""
     group: Mapping[str, str]
@@ -151,15 +154,16 @@ class Comparison(Result):
         return {**document, "laws": [score.to_dict() for score in self.scores]}
 
 
+@showing(Options)
 def compare(
     source: Source,
     laws: Sequence[str | Law] = (),
     *,
-    backend: str = "least-squares",
-    noise: str | None = None,
+    backend: Literal["least-squares", "bayes"] = "least-squares",
+    noise: Literal["student-t", "normal"] | None = None,
     prior: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
-    **options: Any,
+    **options: Unpack[OptionNames],
 ) -> list[Comparison]:
     """Compare laws on the same rows by leaving runs out and predicting them.
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import polars as pl
 
+from p2fit.arguments import hold
 from p2fit.arrays import Array, finite
 from p2fit.curves.choosing import (
     Dataset,
@@ -27,6 +28,8 @@ from p2fit.curves.choosing import (
     read,
     required_columns,
 )
+from p2fit.curves.columns import with_run_by
+from p2fit.curves.options import OptionNames, Options, showing
 from p2fit.curves.reading import Curves
 from p2fit.errors import FitError, LawError
 from p2fit.judging.candidates import Mend, find_mends, residual_jacobian, scale_columns, to_triangle
@@ -48,6 +51,8 @@ _EXCESS = 0.2  # of that: what the fitted part of a law with a known offset amou
 @dataclass(frozen=True)
 class DesignReport(Result):
     """What a design can tell about the parameters of a law."""
+
+    table = ("inputs", "input")
 
     law: Law
     """The law, with what is fixed and tied."""
@@ -108,13 +113,14 @@ class DesignReport(Result):
         return found
 
 
+@showing(Options)
 def identify_design(
     source: Source,
     law: str | Law | None = None,
     *,
     design: bool = False,
     at: Mapping[str, float] | None = None,
-    **options: Any,
+    **options: Unpack[OptionNames],
 ) -> list[DesignReport]:
     """Which parameters a design can tell apart, and which run to add.
 
@@ -135,9 +141,11 @@ def identify_design(
     Raises:
         CurvesError, FitError, LawError: what is wrong with the file, the request, the law.
     """
+    hold("at", at, Mapping[str, float] | None)
     if design:
         target = options.get("target", "loss")
-        source = _without_losses(source, law, options.pop("columns", None), target)
+        columns = with_run_by(options.pop("columns", None), options.pop("run_by", None))
+        source = _without_losses(source, law, columns, target)
     return [_report(dataset, design, at or {}) for dataset in datasets(source, law, **options)]
 
 

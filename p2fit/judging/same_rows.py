@@ -18,6 +18,7 @@ from p2fit.curves.choosing import (
     usable_columns,
     without_drift,
 )
+from p2fit.curves.columns import with_run_by
 from p2fit.curves.control import control_drift
 from p2fit.errors import FitError
 from p2fit.laws.law import Law
@@ -36,9 +37,12 @@ def same_rows(
 ) -> tuple[list[tuple[Dataset, ...]], list[dict[str, int]]]:
     """For each group the datasets of all laws on the same rows, and the count of rows left out."""
     held = {k: options.get(k) or {} for k in ("fix", "tie", "ranges")}
-    rest = {k: v for k, v in options.items() if k not in ("columns", "start", *held)}
+    rest = {k: v for k, v in options.items() if k not in ("columns", "run_by", "start", *held)}
     target = options.get("target", "loss")
-    curves, _, _ = open_curves(source, laws[0] if laws else None, options.get("columns"), target)
+    columns = with_run_by(options.get("columns"), options.get("run_by"))
+    curves, _, _ = open_curves(
+        source, laws[0] if laws else None, columns, target, options.get("where")
+    )
     names = curves.frame.columns
     chosen = [get_law(law, names) for law in laws or _varying(curves.frame)]
     if len(chosen) < 2:
@@ -70,7 +74,7 @@ def same_rows(
             account = accounts.setdefault(tuple(dataset.group.values()), {})
             for reason, count in dataset.excluded.items():
                 account[reason] = account.get(reason, 0) + count
-        curves = replace(curves, frame=pl.concat([dataset.frame for dataset in kept]))
+        curves = replace(curves, frame=pl.concat([d.frame for d in kept]), escaped=None)
     # In the order in which they are solved: by cluster.
     unit = options.get("cluster", "run")
     by_law = [

@@ -98,6 +98,8 @@ class Points:
 class Validation(Result):
     """One law, one group of curves and one hold-out: what was predicted, and how well."""
 
+    table = ("points", "")
+
     holdout: str
     """As it was asked for, e.g. ``checkpoints:0.2``."""
     about: str

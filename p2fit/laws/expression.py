@@ -14,6 +14,16 @@ from p2fit.arrays import Array
 from p2fit.errors import LawError
 
 _FUNCTIONS = ("exp", "log")
+# What a formula has no function for, and how it is written.
+_INSTEAD = {
+    "sqrt": "{}^0.5",
+    "ln": "log({})",
+    "log10": "log({})/log(10)",
+    "log2": "log({})/log(2)",
+    "log1p": "log(1 + {})",
+    "expm1": "(exp({}) - 1)",
+    "square": "{}^2",
+}
 _SPELLINGS = str.maketrans({"−": "-", "–": "-", "·": "*", "×": "*"})
 
 
@@ -95,6 +105,12 @@ def parse(formula: str) -> ast.expr:
     try:
         tree = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        left, equals, right = formula.partition("=")
+        if equals and left.strip().isidentifier() and right.strip() and "=" not in right:
+            raise LawError(
+                f"cannot read the formula {formula!r}: give only what is right of =, "
+                f"{right.strip()!r}"
+            ) from None
         detail = getattr(error, "msg", None) or getattr(error, "reason", "too deep")
         raise LawError(f"cannot read the formula {formula!r}: {detail}") from None
     allowed = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.USub, ast.UAdd, ast.Load)
@@ -112,6 +128,12 @@ def parse(formula: str) -> ast.expr:
                 pass
             case ast.Call(func=ast.Name(id=name), args=[_], keywords=[]) if name in _FUNCTIONS:
                 pass
+            case ast.Call(func=ast.Name(id=name), args=[inner], keywords=[]) if name in _INSTEAD:
+                plain = isinstance(inner, ast.Name | ast.Constant)
+                simple = plain or not _INSTEAD[name].startswith("{}")
+                text = unparse(inner) if simple else f"({unparse(inner)})"
+                instead = _INSTEAD[name].format(text)
+                raise LawError(f"the formula {formula!r} has {name}: write {instead}")
             case ast.Call():
                 fault = f"{ast.unparse(node)} (functions: exp(x), log(x))"
             case _ if not isinstance(node, allowed):

@@ -33,6 +33,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
+from p2fit.arguments import hold, numbers
 from p2fit.arrays import Array
 from p2fit.errors import LawError, NotMonomialError
 from p2fit.laws.expression import (
@@ -99,6 +100,7 @@ class Law:
         Raises:
             LawError: the formula has a fault; the message names it and where it is.
         """
+        hold("formula", formula, str)
         names = list(dict.fromkeys(n.id for n in names_in(parse(formula))))
         parameters = tuple(n for n in names if n not in columns)
         inputs = tuple(n for n in names if n in columns)
@@ -364,8 +366,8 @@ class Law:
         missing += [n for n in self.inputs if n not in columns]
         if missing:
             raise LawError(f"{self.name} needs {', '.join(missing)}")
-        values = {n: np.asarray(parameters[n], float) for n in self.parameters}
-        values |= {n: np.asarray(columns[n], float) for n in self.inputs}
+        values = {n: numbers(n, parameters[n]) for n in self.parameters}
+        values |= {n: numbers(n, columns[n]) for n in self.inputs}
         with np.errstate(all="ignore"):
             result = evaluate_node(parse(self.formula), values)
         shape = np.broadcast_shapes(*(v.shape for v in values.values()))

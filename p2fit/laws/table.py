@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 
 from p2fit.errors import LawError
 from p2fit.laws.law import COLUMNS, EITHER_SIGN, Law
+from p2fit.wording import closest
 
 # ---------------------------------------------------------------- the table of laws
 
@@ -179,8 +180,15 @@ def get_law(law: str | Law, columns: Collection[str] = COLUMNS) -> Law:
     """
     if isinstance(law, Law):
         return law
+    if not isinstance(law, str):
+        raise LawError(f"{law!r} is no law: give a name, a formula as text, or a Law")
     if law in LAWS:
         return LAWS[law]
     if law.replace("-", "").replace("_", "").isalnum():
-        raise LawError(f"no law is called {law}; there are {', '.join(LAWS)}, or give a formula")
+        close = closest(law.replace("_", "-"), LAWS)
+        raise LawError(
+            f"no law is called {law}: did you mean {close}?"
+            if close
+            else f"no law is called {law}; there are {', '.join(LAWS)}, or give a formula"
+        )
     return Law.parse(law, columns=[*COLUMNS, *columns])

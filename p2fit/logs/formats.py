@@ -10,84 +10,26 @@ import codecs
 import json
 import os
 import re
-import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from p2fit import extras
-from p2fit.curves.checking import KEPT
+from p2fit.curves.checking import Table
+from p2fit.curves.frames import frame_of
 from p2fit.curves.reading import no_text, parse, read_bytes
-from p2fit.errors import CurvesError, Fault, FitError
+from p2fit.errors import FRAME, CurvesError, Fault
+from p2fit.logs.consoles import console_log
+from p2fit.logs.log import Column, Log, Records, broken
+from p2fit.logs.results import is_results, results_log
+from p2fit.logs.tensorboard import tensorboard
 from p2fit.wording import HALVED, halved, printable
 
 STATE = "trainer_state.json"
 EVENTS = "tfevents"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-
-
-@dataclass
-class Log:
-    """What one file, or one run in it, holds."""
-
-    source: str
-    """The file, or the folder of event files."""
-    format: str
-    columns: Mapping[str, Callable[[], pl.Series | list[Any]]]
-    """Name -> what makes its column: text, or values of any kind; None where a record lacks it."""
-    height: int
-    """How many records."""
-    run: str | None = None
-    """The name that the log itself gives."""
-    lines: Sequence[int] = ()
-    """The line of each record, where the file has lines."""
-    entries: str = ""
-    """The list in the file that the records are entries of."""
-    in_time: bool = False
-    """Whether the records are in the order of their writing."""
-    averaged: Mapping[str, int] = field(default_factory=dict)
-    """Column -> how many of its values are means of several."""
-    notes: list[str] = field(default_factory=list)
-    """What the reader should know besides."""
-
-    _made: dict[str, pl.Series] = field(default_factory=dict)
-
-    def column(self, name: str) -> pl.Series:
-        """Float64, or String where not all are numbers; one value per record, null for none."""
-        if name not in self._made:
-            self._made[name] = _series(self.columns[name]())
-        return self._made[name]
-
-    def texts(self, name: str) -> pl.Series:
-        """A column as it is written: whole numbers of any size, for one."""
-        values = self.columns[name]()
-        return values if isinstance(values, pl.Series) else _strings(values)
-
-    def numbers(self, name: str) -> pl.Series:
-        """A column as numbers.
-
-        Raises:
-            CurvesError: it has something else; the message says where.
-        """
-        text = self.column(name)
-        if text.dtype != pl.String:
-            return text
-        numbers = text.cast(pl.Float64, strict=False)
-        bad = (numbers.is_null() & text.is_not_null()).arg_true()
-        if len(bad):
-            faults = [self.fault(i, name, f"{text[i]!r} is not a number") for i in bad.head(KEPT)]
-            raise CurvesError(faults, len(bad))
-        return numbers
-
-    def fault(self, record: int, column: str | None, message: str) -> Fault:
-        line = self.lines[record] if self.lines else None
-        if self.entries:
-            column = f"{self.entries}[{record}].{column}"
-        return Fault(self.source, line, column, message)
 
 
 def sources(path: str | Path) -> list[Path]:
@@ -152,66 +94,51 @@ def read_log(source: Path) -> list[Log]:
         FitError: tensorboard is needed and not installed.
     """
     if source.is_dir():
-        return [_tensorboard(source, sorted(source.glob(f"*{EVENTS}*")))]
+        return [tensorboard(source, sorted(source.glob(f"*{EVENTS}*")))]
     if EVENTS in source.name and source.is_file():
-        return [_tensorboard(source, [source])]
+        return [tensorboard(source, [source])]
     name, data = read_bytes("-" if str(source) == "-" else source)
     if source.suffix == ".wandb":
-        raise _broken(name, "W&B's own binary file: export the run's history as CSV or JSONL")
+        raise broken(name, "W&B's own binary file: export the run's history as CSV or JSONL")
     if why := no_text(data):
-        raise _broken(name, why)
+        raise broken(name, why)
     data = data.removeprefix(codecs.BOM_UTF8)
+    if (log := console_log(name, data.decode(errors="replace"))) is not None:
+        return [log]
     if data.lstrip()[:1] in (b"{", b"["):
         return [_json(name, data, source.suffix in (".jsonl", ".ndjson"))]
     return _csv(name, data)
 
 
-def _broken(source: str, message: str, line: int | None = None) -> CurvesError:
-    return CurvesError([Fault(source, line, None, message)])
+def table_log(source: Any) -> Log:
+    """A log that is a table in memory, such as the frame of W&B's ``run.history()``.
+
+    Raises:
+        CurvesError: it is no table.
+    """
+    try:
+        frame = frame_of(source)
+    except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
+        raise broken(FRAME, f"not a table: {error}") from None
+
+    def column(name: str) -> pl.Series:
+        own = frame[name]
+        return own.cast(pl.Float64 if own.dtype.is_numeric() else pl.String)
+
+    plain = [
+        n for n, d in frame.schema.items() if not d.is_nested() and d not in (pl.Object, pl.Binary)
+    ]
+    columns: dict[str, Column] = {name: partial(column, name) for name in plain}
+    rows = range(1, frame.height + 1)
+    form, in_time = ("W&B history", True) if _is_history(columns) else ("table", False)
+    return Log(FRAME, form, columns, frame.height, lines=rows, in_time=in_time)
+
+
+def _is_history(names: Collection[str]) -> bool:
+    return "_step" in names and ("_timestamp" in names or "_runtime" in names)
 
 
 # ---------------------------------------------------------------- JSON
-
-
-class _Records:
-    """Records of different keys, gathered column by column."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, tuple[list[int], list[Any]]] = {}
-        self.height = 0
-
-    def add(self, record: Mapping[str, Any]) -> None:
-        for name, value in record.items():
-            if value is None:
-                continue
-            if not isinstance(value, int | float | str) or isinstance(value, bool):
-                value = json.dumps(value)[:50]
-            rows, values = self.found.setdefault(name, ([], []))
-            rows.append(self.height)
-            values.append(value)
-        self.height += 1
-
-    def columns(self) -> dict[str, Callable[[], list[Any]]]:
-        return {name: partial(self._dense, name) for name in self.found}
-
-    def _dense(self, name: str) -> list[Any]:
-        dense: list[Any] = [None] * self.height
-        for row, value in zip(*self.found[name], strict=True):
-            dense[row] = value
-        return dense
-
-
-def _series(values: pl.Series | list[Any]) -> pl.Series:
-    if isinstance(values, pl.Series):
-        return values
-    try:
-        return pl.Series(values, dtype=pl.Float64)
-    except (TypeError, OverflowError):
-        return _strings(values)
-
-
-def _strings(values: list[Any]) -> pl.Series:
-    return pl.Series([None if v is None else str(v) for v in values], dtype=pl.String)
 
 
 def _json(source: str, data: bytes, by_line: bool) -> Log:
@@ -220,30 +147,31 @@ def _json(source: str, data: bytes, by_line: bool) -> Log:
         text = data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise _broken(source, "not UTF-8: save it as UTF-8", line) from None
+        raise broken(source, "not UTF-8: save it as UTF-8", line) from None
+    if text.lstrip()[:2] == "{'":
+        why = "Hugging Face's Trainer prints no steps: import the trainer_state.json it saves"
+        raise broken(source, why)
     if not by_line:
         try:
             whole = _loads(source, text)
         except json.JSONDecodeError as error:
             if error.msg != "Extra data":
-                raise _broken(source, _why(error), error.lineno) from None
+                raise broken(source, _why(error), error.lineno) from None
         else:
-            return _state(source, whole)
-    records, lines = _Records(), []
+            return results_log(source, whole) if is_results(whole) else _state(source, whole)
+    records, lines = Records(), []
     for number, one in enumerate(text.split("\n"), 1):
         if not one.strip():
             continue
         try:
             record = _loads(source, one, number)
         except json.JSONDecodeError as error:
-            raise _broken(source, _why(error), number) from None
+            raise broken(source, _why(error), number) from None
         if not isinstance(record, dict):
-            raise _broken(source, "not a JSON object: one object per line is needed", number)
+            raise broken(source, "not a JSON object: one object per line is needed", number)
         records.add(record)
         lines.append(number)
-    wandb = "_step" in records.found and not records.found.keys().isdisjoint(
-        ("_timestamp", "_runtime")
-    )
+    wandb = _is_history(records.found)
     return Log(
         source,
         "W&B history" if wandb else "JSONL",
@@ -260,11 +188,11 @@ def _loads(source: str, text: str, line: int | None = None) -> Any:
     except json.JSONDecodeError:
         raise
     except RecursionError:
-        raise _broken(source, "not a log: JSON nested too deep", line) from None
+        raise broken(source, "not a log: JSON nested too deep", line) from None
     except ValueError:
-        raise _broken(source, "a number of more than 4300 digits", line) from None
+        raise broken(source, "a number of more than 4300 digits", line) from None
     if halved(text, found):
-        raise _broken(source, HALVED, line)
+        raise broken(source, HALVED, line)
     return found
 
 
@@ -275,12 +203,14 @@ def _why(error: json.JSONDecodeError) -> str:
 def _state(source: str, state: Any) -> Log:
     history = state.get("log_history") if isinstance(state, dict) else None
     if history is None:
-        raise _broken(
-            source, "neither a trainer_state.json (no log_history) nor one JSON object per line"
+        raise broken(
+            source,
+            "neither a trainer_state.json (no log_history), nor results of lm-evaluation-harness, "
+            "nor one JSON object per line",
         )
     if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
-        raise _broken(source, "log_history is not a list of objects")
-    records = _Records()
+        raise broken(source, "log_history is not a list of objects")
+    records = Records()
     for entry in history:
         records.add(entry)
     return Log(
@@ -297,22 +227,33 @@ def _state(source: str, state: Any) -> Log:
 
 
 def _csv(source: str, data: bytes) -> list[Log]:
+    if b"," not in data.lstrip().partition(b"\n")[0] and b" " in data.strip():
+        raise broken(
+            source,
+            "text of a kind that is not known; read are the consoles of nanoGPT, modded-nanogpt, "
+            "Megatron-LM and torchtune: else make a CSV of it with the columns step and val_loss",
+        )
     table = parse(source, data)
     table.stop_at_faults()
     header = [name.strip() for name in table.header]
     named = {name: i for i, name in enumerate(header) if name}  # pandas leaves its index nameless
     if twice := sorted({name for name in named if header.count(name) > 1}):
-        raise _broken(source, f"{twice[0]} is the name of {header.count(twice[0])} columns", 1)
+        raise broken(source, f"{twice[0]} is the name of {header.count(twice[0])} columns", 1)
 
     def column(name: str) -> pl.Series:
         text = table.cells.to_series(named[name]).str.strip_chars().alias(name)
         return text.set(text == "", None)
 
     def log(names: Mapping[str, str], form: str, run: str | None = None) -> Log:
-        columns = {name: partial(column, old) for name, old in names.items()}
+        columns: dict[str, Column] = {name: partial(column, old) for name, old in names.items()}
         return Log(source, form, columns, table.cells.height, run, table.lines)
 
     spread = [n for n in named if {f"{n}__MIN", f"{n}__MAX"} <= named.keys()]
+    if not spread and (metric := _long(named)):
+        return [_from_long(source, table, {n: column(n) for n in named}, metric)]
+    if {"iter", "tokens", "total_tokens"} <= named.keys():  # tokens are those of one device
+        own = {n: "total_tokens" if n == "tokens" else n for n in named}
+        return [log(own, "litgpt")]
     if not spread:
         return [log({name: name for name in named}, "CSV")]
 
@@ -333,80 +274,46 @@ def _csv(source: str, data: bytes) -> list[Log]:
     return logs
 
 
-# ---------------------------------------------------------------- TensorBoard
+# A row a metric and step, as MLflow and Aim give them.
+_METRIC = ("key", "metric", "metric.name", "metric_name", "metric name", "tag")
+_TIMES = ("timestamp", "time", "wall time", "wall_time")
+_RUN = ("run", "run.name", "run name", "run_name", "run_id", "run_uuid", "run.hash", "run hash")
 
 
-def _tensorboard(source: Path, files: Iterable[Path]) -> Log:
-    """The scalars of event files; what was logged at one step in a row is one record."""
-    try:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
-        from tensorboard.util.tensor_util import make_ndarray
-    except ImportError:
-        raise FitError(
-            f"{source}: TensorBoard event files need tensorboard: {extras.command('tensorboard')}"
-        ) from None
-    from google.protobuf.message import DecodeError
-
-    events: list[Any] = []
-    notes: list[str] = []
-    for file in files:
-        name, data = read_bytes(file)
-        if not data:
-            raise _broken(name, "the file is empty")
-        try:
-            for record in _tfrecords(name, data, masked_crc32c, notes):
-                events.append(Event.FromString(record))
-        except (DecodeError, struct.error):
-            raise _broken(name, "not a TensorBoard event file, or damaged") from None
-    records, at = _Records(), None
-    now: dict[str, float] = {}
-    for event in sorted(events, key=lambda event: event.wall_time):  # one file per start
-        for value in event.summary.value:
-            if value.HasField("simple_value"):
-                number = value.simple_value
-            elif value.HasField("tensor") and not value.tensor.tensor_shape.dim:
-                try:
-                    number = float(make_ndarray(value.tensor))
-                except (TypeError, ValueError):  # text
-                    continue
-            else:
-                continue
-            if at != event.step or value.tag in now:
-                if now:
-                    records.add(now)
-                now, at = {"step": event.step}, event.step
-            now[value.tag] = number
-    if now:
-        records.add(now)
-    if not records.height:
-        raise _broken(str(source), "no scalars in the event files")
-    columns = records.columns()
-    return Log(str(source), "TensorBoard", columns, records.height, in_time=True, notes=notes)
+def _long(names: Collection[str]) -> str | None:
+    """The column that names the metric of a row, where each row has one."""
+    plain = {name.lower() for name in names}
+    if not {"value", "step"} <= plain:
+        return None
+    return next((name for name in names if name.lower() in _METRIC), None)
 
 
-def _tfrecords(
-    source: str, data: bytes, checksum: Callable[[bytes], int], notes: list[str]
-) -> Iterator[bytes]:
-    """The records of a file; one that its writer had not finished is noted and left out.
-
-    A record is its length (uint64), a check sum of that, the data, and a check sum of them.
-
-    Raises:
-        struct.error: a check sum that does not hold.
-    """
-    start = 0
-    while (body := start + 12) <= len(data):
-        length, check = struct.unpack_from("<QI", data, start)
-        if check != checksum(data[start : start + 8]):
-            raise struct.error
-        end = body + length
-        if end + 4 > len(data):
-            break
-        record = data[body:end]
-        if struct.unpack_from("<I", data, end) != (checksum(record),):
-            raise struct.error
-        yield record
-        start = end + 4
-    if start < len(data):
-        notes.append(f"{source} ends in the middle of a record, which is left out")
+def _from_long(source: str, table: Table, columns: Mapping[str, pl.Series], metric: str) -> Log:
+    """A record for each run and step, with a column for each metric (and its context)."""
+    own = {name.lower(): series for name, series in columns.items()}
+    runs = next((own[name] for name in _RUN if name in own), None)
+    names = columns[metric].fill_null("")
+    if "context" in own:
+        words = own["context"].fill_null("").str.replace_all(r"[^A-Za-z0-9]+", " ")
+        words = words.str.replace(r"^\s*subset\b", "").str.strip_chars().str.replace_all(" ", "_")
+        names = pl.select(
+            pl.when(words == "").then(names).otherwise(words + "/" + names)
+        ).to_series()
+    used = {metric.lower(), "step", "value", "context", *_RUN, *_TIMES}
+    rest = {n: series for n, series in columns.items() if n.lower() not in used}
+    found: list[dict[str, Any]] = []
+    lines: list[int] = []
+    open_at: dict[tuple[Any, Any], dict[str, Any]] = {}
+    for i, (name, step, value) in enumerate(zip(names, own["step"], own["value"], strict=True)):
+        run = None if runs is None else runs[i]
+        record = open_at.get((run, step))
+        if record is None or name in record:  # what comes again is a record of its own
+            record = {"run": run, "step": step, **{n: series[i] for n, series in rest.items()}}
+            open_at[run, step] = record
+            found.append(record)
+            lines.append(table.lines[i])
+        record[name] = value
+    records = Records()
+    for record in found:
+        records.add(record)
+    return Log(source, "metrics by row", records.columns(), records.height, lines=lines)

@@ -11,20 +11,23 @@ from typing import Any, get_args
 
 import polars as pl
 
-from p2fit.curves.checking import schema
-from p2fit.curves.choosing import check
+from p2fit.arguments import hold
+from p2fit.curves.checking import REQUIRED, schema
+from p2fit.curves.choosing import Source, check
+from p2fit.curves.columns import with_run_by
+from p2fit.curves.frames import is_table
 from p2fit.curves.reading import Curves, from_frame, read_bytes
 from p2fit.errors import SHOWN, CurvesError, Fault, FitError
-from p2fit.logs.formats import Log, place, read_log, sources
+from p2fit.logs.formats import place, read_log, sources, table_log
+from p2fit.logs.log import Log
+from p2fit.logs.names import Asked, Unit
+from p2fit.logs.repeats import RECORD
 from p2fit.logs.rows import (
     AGAIN,
     FACTS,
     LOG,
-    RECORD,
-    Asked,
     ImportedRun,
     Taken,
-    Unit,
     name_runs,
     take,
 )
@@ -63,9 +66,17 @@ class Imported:
         return {
             "rows": self.curves.frame.height,
             "runs": [asdict(run) for run in self.runs],
-            "laws": check(self.curves)["laws"],
+            "laws": self._laws(),
             "warnings": list(self.warnings),
         }
+
+    def _laws(self) -> list[str]:
+        found: list[str] = check(self.curves)["laws"] if "loss" in self.curves.frame.columns else []
+        return found
+
+    def _targets(self) -> list[str]:
+        own = {"run", *(field["name"] for field in schema()["fields"])}
+        return [n for n in self.curves.frame.columns if n not in own and not n.endswith("_stderr")]
 
     def summary(self) -> str:
         """The report for people."""
@@ -73,7 +84,8 @@ class Imported:
         for one in self.runs[:SHOWN]:
             unit = "" if one.unit == "nats" else f", converted from {one.unit}"
             lines.append(f"{one.source} ({one.format}): run {one.run}, {_count(one.rows, 'row')}")
-            lines.append(f"  loss from {one.loss} ({one.kind}{unit}), tokens from {one.tokens}")
+            if one.loss:
+                lines.append(f"  loss from {one.loss} ({one.kind}{unit}), tokens from {one.tokens}")
             if left := sum(one.dropped.values()):
                 reasons = ", ".join(f"{n} {why}" for why, n in one.dropped.items())
                 lines.append(f"  left out {left} of {_count(one.records, 'record')}: {reasons}")
@@ -84,7 +96,11 @@ class Imported:
         lines.append(
             f"{_count(frame.height, 'row')}, {_count(frame['run'].n_unique(), 'run')}; "
             f"{_count(left, 'record')} left out; "
-            f"laws they can serve: {', '.join(check(self.curves)['laws']) or 'none'}"
+            + (
+                f"laws they can serve: {', '.join(self._laws()) or 'none'}"
+                if "loss" in frame.columns
+                else f"no loss; fit one with --target: {', '.join(self._targets())}"
+            )
         )
         return "".join(line + "\n" for line in lines)
 
@@ -98,9 +114,10 @@ def _rest(n: int, what: str) -> list[str]:
 
 
 def import_logs(
-    paths: str | Path | Sequence[str | Path],
+    paths: str | Path | Sequence[str | Path] | Source,
     *,
     columns: Mapping[str, str] | None = None,
+    run_by: Sequence[str] | None = None,
     runs: str | Path | Mapping[str, Mapping[str, Any]] | None = None,
     run_from_path: bool = False,
     params: float | None = None,
@@ -117,16 +134,21 @@ def import_logs(
     """Turn logs of training runs into loss curves.
 
     Reads Hugging Face's ``trainer_state.json``, a chart that W&B exported as CSV, W&B's history as
-    JSONL, TensorBoard event files, and any other CSV or JSONL. A held-out loss is taken where the
+    JSONL, TensorBoard event files, the consoles of nanoGPT, modded-nanogpt and Megatron-LM,
+    results of lm-evaluation-harness (which have no loss: for another target), and any other CSV or
+    JSONL. A held-out loss is taken where the
     log has one, else the training loss, with a warning. Records without the loss, with a NaN or
     infinite one, and those that a resumed run wrote again are left out and counted: of records of
     one run at the same token count the later stays.
 
     Args:
-        paths: files or folders. A folder is searched for runs: a ``trainer_state.json`` (or that
-            of the last checkpoint) or event files.
+        paths: files or folders, or a log in memory, a table as in :func:`p2fit.fit_each`. A folder
+            is searched for runs: a ``trainer_state.json`` (or that of the last checkpoint) or
+            event files.
         columns: column of the curves -> its name in the logs, ``{"loss": "eval_pile_loss"}``;
-            ``step`` too, which ``tokens_per_step`` multiplies.
+            ``step`` too, which ``tokens_per_step`` multiplies; or an expression, ``{"loss":
+            "log(eval_ppl)"}``.
+        run_by: columns of the logs of which each combination of values is a run.
         runs: a TOML file with a table per run, or such a mapping: run -> ``params``,
             ``pruning_rate``, ``base_loss``, ``method``, ``family``, ``seed``,
             ``tokens_per_step``, ``loss_unit``, ``bytes_per_token``. It comes before the
@@ -158,15 +180,20 @@ def import_logs(
         "loss_unit": loss_unit,
         "bytes_per_token": bytes_per_token,
     }
-    paths = [paths] if isinstance(paths, str | Path) else list(paths)
+    tables = [paths] if is_table(paths) else []
+    if not tables:
+        hold("paths", paths, str | Path | Sequence[str | Path])
+    files: list[Any] = [] if tables else [paths] if isinstance(paths, str | Path) else [*paths]  # type: ignore[misc]
     asked = Asked(
-        dict(columns or {}), {k: v for k, v in given.items() if v is not None}, *_tables(runs)
+        with_run_by(columns, run_by),
+        {k: v for k, v in given.items() if v is not None},
+        *_tables(runs),
     )
     _verify(asked)
-    found = list(dict.fromkeys(source for path in paths for source in sources(path)))
-    if not found:
+    found = list(dict.fromkeys(source for path in files for source in sources(path)))
+    if not found and not tables:
         raise FitError("no log is named")
-    logs: list[tuple[Log, tuple[str, ...]]] = []
+    logs: list[tuple[Log, tuple[str, ...]]] = [(table_log(table), ("run",)) for table in tables]
     for i, source in enumerate(found):
         logs += [(log, place(source)) for log in read_log(source)]
         if progress is not None:
@@ -268,7 +295,8 @@ def _join(taken: Sequence[Taken], asked: Asked) -> Imported:
         [one.frame.with_columns(pl.lit(i, pl.UInt32).alias(LOG)) for i, one in enumerate(taken)],
         how="diagonal_relaxed",
     )
-    last = pl.struct("run", "tokens").is_last_distinct()
+    key = [name for name in ("run", "tokens") if name in frame.columns]
+    last = pl.struct(key).is_last_distinct() if len(key) == 2 else pl.lit(True)
     for run, i, n in frame.filter(~last).group_by("run", LOG).len().iter_rows():
         reports, old = taken[i].reports, taken[i].reports[run]
         dropped = {**old.dropped, AGAIN: old.dropped.get(AGAIN, 0) + n}
@@ -283,7 +311,9 @@ def _join(taken: Sequence[Taken], asked: Asked) -> Imported:
 
     first = [f["name"] for f in schema()["fields"] if f["name"] in frame.columns]
     try:
-        curves = from_frame(frame.select(*first, pl.exclude(*first, RECORD, LOG)))
+        needs = REQUIRED if any(one.loss for one in reports) else ("run",)
+        table = frame.select(*first, pl.exclude(*first, RECORD, LOG))
+        curves = from_frame(table, needs=needs)
     except CurvesError as error:
         faults = dict.fromkeys(_place(fault, frame, taken, asked) for fault in error.faults)
         count = len(faults) + error.count - len(error.faults)
@@ -310,7 +340,8 @@ def _place(fault: Fault, frame: pl.DataFrame, taken: Sequence[Taken], asked: Ask
     run, column = row["run"], str(fault.column)
     if column in asked.of(run):
         own = column in asked.runs.get(run, {})
-        return Fault(f"{asked.origin}: {run}" if own else "given", None, column, fault.message)
+        origin = f"{asked.origin}: {run}" if own else "given"
+        return Fault(origin, None, column, fault.message, fault.kind)
     one: Taken = taken[row[LOG]]
     name = one.names.get(column, column)
     if column == "tokens":
@@ -318,5 +349,6 @@ def _place(fault: Fault, frame: pl.DataFrame, taken: Sequence[Taken], asked: Ask
     elif column in ("loss", "base_loss") and name != column:  # the value may be a converted one
         name = f"{column} from {name}"
     message = re.sub(r" on row \d+", " in another record", fault.message)
+    message = re.sub(r"(; so are all of \d+ rows): .*", r"\1", message)  # names of the table
     record: int = row[RECORD]
-    return one.log.fault(record, name, message)
+    return one.log.fault(record, name, message, fault.kind)

@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 
-from p2fit.curves.checking import schema
-from p2fit.errors import CurvesError, Fault, FitError
-from p2fit.logs.formats import Log
-from p2fit.wording import suggest
+from p2fit.curves.against import falling
+from p2fit.curves.checking import READ, schema
+from p2fit.curves.proposing import words_of
+from p2fit.curves.rows import NOTE, SETTINGS, row_names, rows_are_runs
+from p2fit.errors import CurvesError, FitError
+from p2fit.logs.log import Log
+from p2fit.logs.names import (
+    OTHER_UNITS,
+    STEPS,
+    TOKENS,
+    Asked,
+    Kind,
+    Unit,
+    choose_loss,
+    fault,
+    find_columns,
+    has,
+    mapped,
+    proposed,
+)
+from p2fit.logs.repeats import RECORD, hold_apart
+from p2fit.logs.results import RESULTS
 
-Kind = Literal["held-out", "training", "named by you"]
-Unit = Literal["nats", "bits", "perplexity", "bits-per-byte"]
 #: What can be said of a run besides its log.
 FACTS = ("params", "pruning_rate", "base_loss", "method", "family", "seed")
-#: Columns of a frame of rows that say where a row is from.
-RECORD, LOG = "#record", "#log"
+#: Column of a frame of rows from several logs: which.
+LOG = "#log"
 
 _TEXTS = ("method", "family", "seed")
-_TOKENS = ("tokens", "num_input_tokens_seen", "train/num_input_tokens_seen")
-_STEPS = (
-    *("step", "global_step", "train/global_step", "trainer/global_step"),
-    *("iter", "iteration", "Step", "_step"),
-)
-_HELD_OUT = {"eval", "evaluation", "val", "valid", "validation", "test", "heldout", "dev"}
-_TRAINING = (["train", "loss"], ["training", "loss"], ["loss", "train"], ["loss"])
-_OTHER_UNITS = {"ppl", "perplexity", "bits", "bpb", "bpc", "bpt", "bpw", "byte"}
-
 #: Why a record is left out that was written again, by a resumed run or in a later log.
 AGAIN = "at a step that comes again (the later wins)"
 
@@ -44,14 +50,14 @@ class ImportedRun:
     source: str
     """The file, or the folder of event files."""
     format: str
-    """``Hugging Face Trainer``, ``W&B chart``, ``W&B history``, ``TensorBoard``, ``CSV`` or
-    ``JSONL``."""
+    """``Hugging Face Trainer``, ``W&B chart``, ``W&B history``, ``TensorBoard``, ``CSV``, ``JSONL``
+    and so on."""
     records: int
     """Records of this run in the log."""
     rows: int
     """Rows in the curves. ``records`` is their sum with ``dropped``."""
     loss: str
-    """The log's name of the loss that was taken."""
+    """The log's name of the loss that was taken; empty for results that have none."""
     kind: Kind
     unit: Unit
     """Of the log's losses. The curves are in nats per token."""
@@ -59,23 +65,6 @@ class ImportedRun:
     """Where the token counts come from."""
     dropped: Mapping[str, int]
     """Records left out, by reason."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What the caller said besides the logs."""
-
-    columns: Mapping[str, str]
-    """Column -> its name in the logs."""
-    given: Mapping[str, Any]
-    """Of all runs."""
-    runs: Mapping[str, Mapping[str, Any]]
-    """Of a run by name; it comes first."""
-    origin: str
-    """Where ``runs`` is from."""
-
-    def of(self, run: str) -> dict[str, Any]:
-        return {**self.given, **self.runs.get(run, {})}
 
 
 @dataclass
@@ -110,6 +99,9 @@ def name_runs(
     for log, at in logs:
         column = _run_column(log, asked)
         if column is None:
+            if log.run is None and (rows := _rows_as_runs(log, asked)) is not None:
+                found.append(rows)
+                continue
             name = names[at] if log.run is None else log.run
             found.append(pl.Series("run", [name], dtype=pl.String).new_from_index(0, log.height))
             continue
@@ -120,9 +112,45 @@ def name_runs(
     return found
 
 
+def _rows_as_runs(log: Log, asked: Asked) -> pl.Series | None:
+    """A run for each row of a table of results: one whose sizes or rates vary.
+
+    Raises:
+        CurvesError: they vary, and rows of one setting look like points of a curve.
+    """
+    if log.in_time or log.entries:
+        return None
+    own = {n: mapped(log, n, asked) if n in asked.columns else n for n in SETTINGS}
+    own = {n: c for n, c in own.items() if c in log.columns}
+    if not any(log.column(own[n]).n_unique() > 1 for n in ("params", "pruning_rate") if n in own):
+        return None
+    loss = choose_loss(log, asked)[0]
+    # Columns of text tell settings apart as well.
+    more = [c for c in log.header if log.column(c).dtype == pl.String and not _numeric(log, c)]
+    names = list(dict.fromkeys([*own.values(), *(c for c in more if c != loss)]))
+    found = mapped(log, "tokens", asked) if "tokens" in asked.columns else None
+    found = found or next((c for c in (*TOKENS, *STEPS) if c in log.columns), None)
+    tokens = None if found is None else log.numbers(found, READ["count"])
+    settings = pl.DataFrame([log.column(c).alias(c) for c in names])
+    if rows_are_runs(settings, tokens):
+        log.notes.append(f"{log.source}: {NOTE}")
+        return row_names(log.height)
+    by = ",".join(c for c in names if settings[c].n_unique() > 1)
+    raise fault(
+        log,
+        "no column run, params or rates vary, and rows of one setting look like points of a curve: "
+        f"--run-by {by} names the runs, --run-by {by},{found} takes each row for one",
+    )
+
+
+def _numeric(log: Log, column: str) -> bool:
+    cells = log.column(column)
+    return cells.cast(pl.Float64, strict=False).null_count() == cells.null_count()
+
+
 def _run_column(log: Log, asked: Asked) -> str | None:
     if "run" in asked.columns:
-        return _mapped(log, "run", asked)
+        return mapped(log, "run", asked)
     return "run" if log.run is None and "run" in log.columns else None
 
 
@@ -134,57 +162,6 @@ def _tell_apart(places: Collection[tuple[str, ...]]) -> dict[tuple[str, ...], st
         if len(set(names)) == len(names):
             return dict(zip(distinct, names, strict=True))
     return {}
-
-
-# ---------------------------------------------------------------- which columns
-
-
-def _fault(log: Log, what: str, column: str | None = None) -> CurvesError:
-    return CurvesError([Fault(log.source, None, column, what)])
-
-
-def _has(log: Log) -> str:
-    shown = ", ".join(list(log.columns)[:12]) + ", ..." * (len(log.columns) > 12)
-    return f"the log has {shown}"
-
-
-def _mapped(log: Log, column: str, asked: Asked) -> str:
-    """The log's name of a column that the caller mapped."""
-    name = asked.columns[column]
-    if name not in log.columns:
-        raise _fault(log, f"no {name} to take {column} from{suggest(name, list(log.columns))}")
-    return name
-
-
-def _words(name: str) -> list[str]:
-    return [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
-
-
-def _choose_loss(log: Log, asked: Asked) -> tuple[str, Kind]:
-    if not log.height:
-        raise _fault(log, "no records")
-    words = {name: _words(name) for name in log.columns}
-    if "loss" in asked.columns:
-        name = _mapped(log, "loss", asked)
-        if _HELD_OUT.intersection(words[name]):
-            return name, "held-out"
-        return name, "training" if words[name] in _TRAINING else "named by you"
-    filled = [n for n, w in words.items() if "loss" in w and log.column(n).count()]
-    held = [n for n in filled if _HELD_OUT.intersection(words[n])]
-    held = [n for n in held if len(words[n]) == 2] or held  # without a data set's name, if there is
-    if len(held) > 1:
-        several = ", ".join(held)
-        raise _fault(
-            log, f"several held-out losses: {several}; choose one with --column loss={held[0]}"
-        )
-    if held:
-        return held[0], "held-out"
-    # In a trainer_state.json train_loss is the mean over the whole run.
-    for wanted in [["loss"]] if log.entries else _TRAINING:
-        for name in filled:
-            if words[name] == wanted:
-                return name, "training"
-    raise _fault(log, f"no loss: name it with --column loss=NAME; {_has(log)}")
 
 
 # ---------------------------------------------------------------- the rows of a log
@@ -201,22 +178,31 @@ def take(log: Log, run: pl.Series, asked: Asked) -> Taken:
     Raises:
         CurvesError: something is missing, not clear or not a number.
     """
-    loss, kind = _choose_loss(log, asked)
     facts = {name: asked.of(name) for name in run.unique(maintain_order=True)}
-    if _OTHER_UNITS.intersection(_words(loss)) and not all(
-        "loss_unit" in f for f in facts.values()
+    if log.format == RESULTS and "loss" not in asked.columns:
+        return _results(log, run, asked, facts)
+    loss, kind = choose_loss(log, asked)
+    plain = "loss" not in asked.columns or loss in log.header
+    if (
+        plain
+        and OTHER_UNITS.intersection(words_of(loss))
+        and not all("loss_unit" in f for f in facts.values())
     ):
-        raise _fault(log, f"{loss} may not be in nats per token: say what it is with --loss-unit")
-    names = _find(log, loss, asked)
-    _need(log, names, facts)
-    frame = _frame(log, run, names)
-    counted = {n: float(f["tokens_per_step"]) for n, f in facts.items() if "tokens_per_step" in f}
+        raise fault(log, f"{loss} may not be in nats per token: say what it is with --loss-unit")
+    names = find_columns(log, loss, asked)
+    _need(log, names, facts, asked)
+    frame = _from_other_records(_frame(log, run, names))
+    _rise(log, frame, names, facts)
+    counted = {
+        name: float(f["tokens_per_step"]) for name, f in facts.items() if "tokens_per_step" in f
+    }
     if counted:
         per_step = pl.col("run").replace_strict(counted, default=None, return_dtype=pl.Float64)
         other = pl.col("tokens") if "tokens" in names else None
         steps = pl.when(per_step.is_not_null()).then(pl.col("step") * per_step)
         frame = frame.with_columns(tokens=steps.otherwise(other))
 
+    hold_apart(log, frame, names, _run_column(log, asked))
     total = dict(frame.group_by("run").len().iter_rows())
     dropped: dict[str, dict[str, int]] = {name: {} for name in facts}
     for why, rule in _rules(log, loss):
@@ -253,49 +239,104 @@ def take(log: Log, run: pl.Series, asked: Asked) -> Taken:
     return Taken(log, names, _complete(frame, facts), reports, warnings)
 
 
-def _find(log: Log, loss: str, asked: Asked) -> dict[str, str]:
-    """Column -> its name in the log, of all that is asked for or can be told by its name."""
-    names = {"loss": loss}
-    for column in (*(f["name"] for f in schema()["fields"]), *asked.columns):
-        if column in asked.columns:
-            names[column] = _mapped(log, column, asked)
-        elif column in log.columns and column not in ("tokens", "loss"):
-            names[column] = column
-    there = log.column(loss).is_not_null()
-    for column, candidates in (("step", _STEPS), ("tokens", _TOKENS)):
-        for name in candidates:
-            known = column in names or name not in log.columns
-            if not known and (log.column(name).is_not_null() & there).any():
-                names[column] = name
-    names.pop("run", None)
-    return names
+def _results(
+    log: Log, run: pl.Series, asked: Asked, facts: Mapping[str, Mapping[str, Any]]
+) -> Taken:
+    """Results that have no loss: all of their numbers."""
+    names = {name: name for name in log.header}
+    names |= {column: mapped(log, column, asked) for column in asked.columns if column != "run"}
+    frame = _complete(_frame(log, run, names), facts)
+    reports = {
+        name: ImportedRun(
+            run=name,
+            source=log.source,
+            format=log.format,
+            records=log.height,
+            rows=log.height,
+            loss="",
+            kind="results",
+            unit="nats",
+            tokens="",
+            dropped={},
+        )
+        for name in facts
+    }
+    return Taken(log, names, frame, reports, log.notes)
 
 
-def _need(log: Log, names: Collection[str], facts: Mapping[str, Mapping[str, Any]]) -> None:
+def _need(
+    log: Log, names: Collection[str], facts: Mapping[str, Mapping[str, Any]], asked: Asked
+) -> None:
     """Raise if what a run needs is neither in its log nor given."""
     for run, known in facts.items():
         if "tokens_per_step" in known and "step" not in names:
-            raise _fault(log, f"no steps: name them with --column step=NAME; {_has(log)}", run)
+            raise fault(log, f"no steps: name them with --column step=NAME; {has(log)}", run)
+        missing = [] if "tokens_per_step" in known or "tokens" in names else ["tokens"]
+        missing += [] if "params" in known or "params" in names else ["params"]
+        if missing and (what := proposed(log, asked, missing)):
+            raise fault(log, what)
         if "tokens_per_step" not in known and "tokens" not in names:
             what = "no token counts: give --tokens-per-step, or --column tokens=NAME"
-            raise _fault(log, what, run)
+            raise fault(log, what, run)
         if "params" not in known and "params" not in names:
-            raise _fault(log, "no params: give --params, or params in the table of runs", run)
+            raise fault(log, "no params: give --params, or params in the table of runs", run)
         if known.get("loss_unit") == "bits-per-byte" and "bytes_per_token" not in known:
-            raise _fault(log, "bits per byte need --bytes-per-token", run)
+            raise fault(log, "bits per byte need --bytes-per-token", run)
+
+
+def _rise(
+    log: Log,
+    frame: pl.DataFrame,
+    names: Mapping[str, str],
+    facts: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Raise where the log's own count of tokens does not go with its steps."""
+    if not {"step", "tokens"} <= names.keys() or names["step"] == names["tokens"]:
+        return
+    counted = [run for run, fact in facts.items() if "tokens_per_step" in fact]
+    rows = frame.rename({RECORD: "#row"}).filter(
+        pl.col("loss").is_not_null() & ~pl.col("run").is_in(counted)
+    )
+    if found := falling(rows, "step"):
+        row, words = found
+        what = f"{words}; give --tokens-per-step"
+        raise CurvesError([log.fault(row, names["tokens"], what)])
 
 
 def _frame(log: Log, run: pl.Series, names: Mapping[str, str]) -> pl.DataFrame:
     """One row per record; what the format has as numbers is numbers."""
-    numeric = {f["name"] for f in schema()["fields"] if f["type"] == "number"} | {"step"}
+    numeric = {f["name"]: f.get("p2fit:unit") for f in schema()["fields"] if f["type"] == "number"}
+    numeric["step"] = None
     data = [run.rename("run")]
     for column, name in names.items():
         if column in numeric:
-            values = log.numbers(name)
+            values = log.numbers(name, READ.get(numeric[column] or ""))
         else:
             values = log.texts(name) if column in _TEXTS else log.column(name)
         data.append(values.alias(column))
     return pl.DataFrame(data).with_row_index(RECORD)
+
+
+def _from_other_records(frame: pl.DataFrame) -> pl.DataFrame:
+    """With tokens and learning rates that stand on other records of a run: tokens by their steps,
+    where they go with them, and the rate as it last was."""
+    if "step" not in frame.columns:
+        return frame
+    frame = frame.sort("run", "step", RECORD)
+    if "tokens" in frame.columns and frame["tokens"].null_count():
+        ratio = pl.col("tokens") / pl.col("step")
+        ratio = pl.when(pl.col("step") > 0).then(ratio)
+        even = (ratio.max() - ratio.min()).over("run") <= 1e-9 * ratio.max().over("run")
+        frame = frame.with_columns(
+            tokens=pl.coalesce(
+                "tokens",
+                pl.col("tokens").max().over("run", "step"),
+                pl.when(even).then(pl.col("step") * ratio.max().over("run")),
+            )
+        )
+    if "learning_rate" in frame.columns:
+        frame = frame.with_columns(pl.col("learning_rate").forward_fill().over("run"))
+    return frame.sort(RECORD)
 
 
 def _rules(log: Log, loss: str) -> Iterator[tuple[str, pl.Expr]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from p2fit.arguments import hold
 from p2fit.arrays import Array, finite
 from p2fit.curves.choosing import Source
 from p2fit.curves.points import points_table
@@ -68,6 +69,8 @@ class Candidate:
 class Choice(Result):
     """Candidates, the lowest predicted loss first. Made by :func:`plan_choose`."""
 
+    table = ("candidates", "")
+
     deploy_params: float
     """Parameters that are deployed."""
     flops: float | None
@@ -90,6 +93,7 @@ def plan_choose(
     *,
     flops: float | None = None,
     tokens: float | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Choice:
     """Which base model, pruned to a size and trained with a budget, has the lowest loss.
 
@@ -103,11 +107,14 @@ def plan_choose(
         deploy_params: parameters that are left.
         flops: budget of compute, 6 FLOPs per token and parameter kept (all of them for N:M).
         tokens: or budget of tokens.
+        columns: column -> its name in ``candidates``, or an expression, as in
+            :class:`Options`.
 
     Raises:
         CurvesError: faults in the file.
         FitError: what is wrong with the request.
     """
+    hold("deploy_params", deploy_params, float)
     every = [fits] if isinstance(fits, Fit) else list(fits)
     for fit in every:
         fit.of_loss("a choice of the model to prune")
@@ -122,7 +129,7 @@ def plan_choose(
     if not all(0 < v < math.inf for v in (deploy_params, flops or 1.0, tokens or 1.0)):
         raise FitError("the deployed size and the budget are above 0")
     given = [x for x in ("params", "base_loss") if any(x in f.law.inputs for f in every)]
-    frame = points_table(candidates, given)
+    frame = points_table(candidates, given, columns)
     rows = list(frame.iter_rows(named=True))
     asked: list[tuple[str, Fit, dict[str, float]]] = []
     small, strange = [], []

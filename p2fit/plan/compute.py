@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from p2fit.arguments import hold
 from p2fit.arrays import Array, finite
 from p2fit.curves.points import points_table
 from p2fit.errors import FitError
@@ -89,6 +90,8 @@ class Budget:
 class ComputePlan(Result):
     """Compute-optimal sizes and tokens. Made by :func:`plan_compute`."""
 
+    table = ("budgets", "")
+
     law: Law
     """The law, with what was fixed and tied."""
     group: Mapping[str, str]
@@ -148,6 +151,7 @@ def plan_compute(
             is out of its range.
         LawError: a parameter has no finite value.
     """
+    hold("flops", flops, Sequence[float])
     fit.of_loss("a plan of compute")
     law = fit.law
     size = next((x for x in _SIZES if x in law.inputs), None)

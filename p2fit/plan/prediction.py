@@ -89,6 +89,10 @@ class Prediction(Result):
         columns["leans"] = self.leans
         return self.points.with_columns(**{n: pl.Series(n, v) for n, v in columns.items()})
 
+    def to_polars(self) -> pl.DataFrame:
+        """:attr:`frame`."""
+        return self.frame
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; null where there is no number."""
 

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from p2fit.arguments import hold
 from p2fit.arrays import Array
 from p2fit.curves.choosing import Source
 from p2fit.curves.points import points_table
@@ -65,6 +66,8 @@ class NextRun:
 class NextRuns(Result):
     """Runs to make, in the order of what they give for their cost. Made by :func:`plan_next`."""
 
+    table = ("runs", "")
+
     group: Mapping[str, str]
     """The columns that the fitted curves were split by, and this fit's values of them."""
     wanted: str
@@ -94,6 +97,7 @@ def plan_next(
     count: int = 1,
     flops: float | None = None,
     correlation: float = 0.8,
+    columns: Mapping[str, str] | None = None,
 ) -> NextRuns:
     """Choose the next runs, one after the other, by what they tell per FLOP.
 
@@ -107,6 +111,8 @@ def plan_next(
         count: how many runs to choose at most.
         flops: what they may cost together; None: no limit.
         correlation: of the noise of neighbouring rows of a run, in [0, 1).
+        columns: column -> its name in ``candidates``, or an expression, as in
+            :class:`Options`.
 
     Raises:
         CurvesError, FitError: what is wrong with the request, or the fit has no intervals.
@@ -116,9 +122,10 @@ def plan_next(
     draws = fit.draws()
     if draws is None:
         raise FitError("the fit has no intervals to narrow: too few independent runs")
+    hold("count", count, int)
     if count < 1 or not 0 <= correlation < 1 or not (flops is None or 0 < flops < math.inf):
         raise FitError("count is from 1 up, flops above 0, correlation in [0, 1)")
-    frame = points_table(candidates, law.inputs)
+    frame = points_table(candidates, law.inputs, columns)
     if "run" not in frame.columns:
         frame = frame.with_columns(run=pl.Series([f"row {i + 1}" for i in range(frame.height)]))
     wanted = None if at is None else points_table(at, law.inputs)

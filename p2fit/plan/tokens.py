@@ -21,10 +21,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from p2fit.arguments import hold
 from p2fit.arrays import Array, finite
-from p2fit.curves.choosing import Source, read, where_expression
+from p2fit.curves.choosing import Source, read
 from p2fit.curves.points import points_table
 from p2fit.curves.reading import Curves
+from p2fit.curves.selecting import where_expression
 from p2fit.errors import FitError
 from p2fit.fit import Fit
 from p2fit.laws.law import Law
@@ -84,6 +86,8 @@ class Goal:
 @dataclass(frozen=True)
 class TokensPlan(Result):
     """Tokens to buy for one model. Made by :func:`plan_tokens`."""
+
+    table = ("goals", "")
 
     law: Law
     """The law, with what was fixed and tied."""
@@ -159,6 +163,9 @@ def plan_tokens(
     if frame.height > 1:
         raise FitError("plan_tokens is for one model at a time: give one number for each input")
     point = {x: float(frame[x][0]) for x in frame.columns}
+    given = {"loss": loss, "recover": recover, "gain": gain, "gain_per_billion": gain_per_billion}
+    for name, values in given.items():
+        hold(name, values, Sequence[float])
     for name, values in (("loss", loss), ("gain", gain), ("gain_per_billion", gain_per_billion)):
         if not all(0 < v < math.inf for v in values):
             raise FitError(f"{name} is in nats per token, above 0")
@@ -352,13 +359,16 @@ def _measured(fit: Fit, point: Mapping[str, float], curves: Source | None) -> fl
 def _of_group(fit: Fit, curves: Source) -> tuple[Curves, pl.Series]:
     """Curves, and which of their rows are of the fit's group and of runs that its filter takes."""
     others = [x for x in fit.law.inputs if x != "tokens"]
-    found = read(curves, None, needs=("tokens", "loss", *others), numeric=others)
+    # Curves in memory have their columns already; a file is like the one that was fitted.
+    columns = None if isinstance(curves, Curves) else fit.data["columns"]
+    where = fit.options["where"]
+    needs = ("tokens", "loss", *others)
+    found = read(curves, columns, needs=needs, numeric=others, where=where)
     frame = found.frame
     mine = pl.Series([True] * frame.height)
     for name, value in fit.group.items():
         if name in frame.columns:
             mine &= frame[name].cast(str) == value
-    where = fit.options["where"]
     if where and "run" in frame.columns:
         taken = frame.filter(where_expression(where, frame))["run"].unique()
         mine &= frame["run"].is_in(taken.implode())

@@ -36,7 +36,7 @@ def command(fit: Fit) -> str:
         asked += ["--by", ",".join(fit.group)]
     plain = {f.name: f.default for f in fields(Options)}
     plain |= {"residual": "log", "delta": DELTAS[fit.options["residual"]]}
-    skip = {"columns", "by", "pool", "fix", "tie", "ranges", "start"}
+    skip = {"columns", "run_by", "by", "pool", "fix", "tie", "ranges", "start"}
     for name, usual in plain.items():
         value = fit.options.get(name, usual)
         if name in skip or value == usual or (name == "weights" and value == "rows"):

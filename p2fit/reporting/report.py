@@ -10,10 +10,12 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack, cast
 
 from p2fit import __version__, extras
 from p2fit.curves.choosing import Dataset, Source, Stdin
+from p2fit.curves.frames import is_table
+from p2fit.curves.options import OptionNames, Options, showing
 from p2fit.errors import FitError, LawError
 from p2fit.fit import Fit
 from p2fit.fitting import fit_each
@@ -40,13 +42,14 @@ MODELS = 12
 MOST_ROWS = 20_000
 
 
+@showing(Options)
 def report(
     source: Source | Fit | Sequence[Fit],
     law: str | Law | None = None,
     *,
     curves: Source | None = None,
     progress: Callable[[int, int], None] | None = None,
-    **options: Any,
+    **options: Unpack[OptionNames],
 ) -> str:
     """Fit loss curves, put the fit to the test, and say it all on one HTML page.
 
@@ -67,15 +70,18 @@ def report(
     page = _template()
     if isinstance(source, Fit):
         source = [source]
-    if isinstance(source, Sequence) and not isinstance(source, str):
+    if isinstance(source, Sequence) and not isinstance(source, str) and not is_table(source):
         if law is not None or options:
             raise FitError("a report on fits takes law and options from them")
-        fits = list(source)
+        fits = list(cast("Sequence[Fit]", source))
+        if not all(isinstance(fit, Fit) for fit in fits):
+            raise FitError("a report takes loss curves, or fits")
     else:
         if isinstance(source, str) and source == "-":
             source = Stdin()
-        curves = curves or source
-        fits = fit_each(source, law, **options)
+        rows = cast("Source", source)
+        curves = rows if curves is None else curves
+        fits = fit_each(rows, law, **options)
     for fit in fits:
         fit.of_loss("a report")
     steps = itertools.count(1)

@@ -119,7 +119,7 @@ def _kinds(
 ) -> list[Candidate]:
     """What runs may differ in, and along what their errors may be correlated."""
     counts = np.bincount(run)
-    rows = median(counts)
+    rows = median(counts.astype(float))
     steps = np.arange(len(run)).astype(float)
     centred, places = np.zeros(len(run)), {"rows": steps}
     if tokens is not None:

@@ -18,12 +18,15 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Unpack
 
 import numpy as np
+import polars as pl
 
+from p2fit.arguments import hold
 from p2fit.arrays import Array
 from p2fit.curves.choosing import Dataset, Source, datasets
+from p2fit.curves.options import OptionNames, Options, showing
 from p2fit.errors import FitError
 from p2fit.laws.law import Law
 from p2fit.results import Result
@@ -101,18 +104,23 @@ class Profile(Result):
             return ""
         return f"{max(ratio, 1 / ratio):.2g} times wider {'above' if ratio > 1 else 'below'}"
 
+    def to_polars(self) -> pl.DataFrame:
+        """Where the parameter was held, and the rise of the objective there."""
+        return pl.DataFrame({self.parameter: self.values, "rise": self.rises})
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; null where there is no number, never NaN."""
         return {**asdict(self), "group": dict(self.group), "asymmetry": self.asymmetry}
 
 
+@showing(Options)
 def profile(
     source: Source,
     law: str | Law | None = None,
     *,
     parameters: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
-    **options: Any,
+    **options: Unpack[OptionNames],
 ) -> list[Profile]:
     """Profile the objective over each free parameter of each group of curves.
 
@@ -128,6 +136,7 @@ def profile(
     Raises:
         CurvesError, FitError, LawError: what is wrong with the file, the request, the law.
     """
+    hold("parameters", parameters, Sequence[str])
     found = datasets(source, law, **options)
     free = found[0].law.free
     for name in parameters:
