@@ -187,6 +187,8 @@ def _posterior(document: Mapping[str, Any], law: Law) -> Iterator[tuple[str, str
         return
     if document["covariance"] is not None or document["bootstrap"] is not None:
         yield "posterior", "beside a covariance or a bootstrap"
+    if not {"noise", "prior"} <= set(document["options"]):
+        yield "options", "without the noise and the prior of a posterior"
     draws, noise = posterior["draws"], posterior["noise"]
     yield from _names("posterior/draws", draws, law.free)
     count = len(next(iter(draws.values()), []))
