@@ -100,3 +100,32 @@ def test_few_runs_and_few_rows_are_no_fault(runs: int, rows: int, seed: int, p2:
     for found in (fit.runs or {}).values():
         assert found is None or isinstance(found, bool | str) or np.isfinite(found)
     assert np.isfinite(fit.predict(few.to_dict(as_series=False))).all()
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 20), st.integers(0, 15), st.floats(0.3, 2.0))
+def test_a_loss_that_rises_along_its_run_is_said(seed: int, run: int, rise: float) -> None:
+    frame = curves(seed)
+    share = pl.col("tokens") / pl.col("tokens").max().over("run")
+    late = pl.when((pl.col("run") == f"run-{run}") & (share > 0.5)).then(
+        1 + 2 * rise * (share - 0.5)
+    )
+    rising = frame.with_columns(pl.col("loss") * late.otherwise(1.0))
+    [line] = [w for w in p2fit.check(rising)["notes"] if "rises from" in w]
+    assert f"the loss of run run-{run} rises" in line
+    assert "more runs" not in line
+    assert said(p2fit.fit(rising), "rises from")
+    assert not [w for w in p2fit.check(frame)["notes"] if "rises from" in w]
+
+
+def test_a_learning_rate_that_falls_is_announced() -> None:
+    frame = curves(0, "decay")
+    share = pl.col("tokens") / pl.col("tokens").max().over("run")
+    falling = frame.with_columns(learning_rate=3e-4 * (1 + (np.pi * share).cos()) / 2 + 1e-5)
+    [line] = [w for w in p2fit.check(falling)["notes"] if "learning rate" in w]
+    assert line.startswith("the learning rate falls along 16 runs, in run-0 to 0.03")
+    for other in (
+        frame.with_columns(learning_rate=pl.lit(3e-4)),
+        falling.with_columns(final=(share == 1).cast(int)),
+    ):
+        assert not [w for w in p2fit.check(other)["notes"] if "learning rate" in w]

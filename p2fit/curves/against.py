@@ -10,6 +10,9 @@ import polars as pl
 STEPS = ("step", "global_step", "iteration", "iter")
 _BASE = 0.02  # of base_loss: what two measurements of one model may differ by
 _RATE = 0.02  # a rate and what is left of the parameters
+_ROWS = 4  # of a run, from which it can be seen to rise
+_RISE, _JUMPS = 0.02, 3.0  # of the log of the loss; of its typical change between rows
+_DECAYED = 0.7  # of the highest learning rate, at the end of a run
 _FLOPS = (0.3, 3.0)  # times 6 FLOPs per parameter kept and token
 
 #: The row in a frame, the column and what is wrong.
@@ -96,3 +99,49 @@ def doubts(frame: pl.DataFrame) -> Iterator[str]:
                 f"flops is {ratio:.3g} times 6 per parameter kept and token (the middle of all "
                 "rows): one of the three is another count"
             )
+    if {"run", "tokens", "loss"} <= set(frame.columns) and {"tokens", "loss"} <= have:
+        yield from _rising(frame)
+    if {"tokens", "learning_rate"} <= have and "run" in frame.columns and "final" not in frame:
+        yield from _decaying(frame)
+
+
+def _rising(frame: pl.DataFrame) -> Iterator[str]:
+    """Runs whose loss turns up before they end, by more than it otherwise jumps."""
+    known = frame.filter((pl.col("tokens") > 0) & (pl.col("loss") > 0)).sort("run", "tokens")
+    runs = known.group_by("run", maintain_order=True).agg(
+        low=pl.col("loss").min(),
+        at=pl.col("tokens").get(pl.col("loss").arg_min()),
+        last=pl.last("loss"),
+        end=pl.last("tokens"),
+        rows=pl.len(),
+        jump=pl.col("loss").log().diff().abs().median(),
+    )
+    rise = (pl.col("last") / pl.col("low")).log()
+    up = runs.filter((pl.col("rows") >= _ROWS) & (rise > _RISE) & (rise > _JUMPS * pl.col("jump")))
+    if up.height:
+        row = up.row(0, named=True)
+        more = f", and so in {up.height - 1} more runs" if up.height > 1 else ""
+        yield (
+            f"the loss of run {row['run']} rises from {row['low']:.4g} at {row['at']:.4g} tokens "
+            f"to {row['last']:.4g} at its end{more}: if it diverged or saw its text too often, no "
+            "law of tokens holds for it"
+        )
+
+
+def _decaying(frame: pl.DataFrame) -> Iterator[str]:
+    """Runs that are looked at while their learning rate falls."""
+    known = frame.filter((pl.col("tokens") > 0) & (pl.col("learning_rate") > 0))
+    highest = pl.col("learning_rate").arg_max()
+    after = known.sort("run", "tokens").group_by("run", maintain_order=True)
+    runs = after.agg(
+        left=pl.last("learning_rate") / pl.col("learning_rate").max(),
+        rows=pl.len() - highest,
+    ).filter((pl.col("left") < _DECAYED) & (pl.col("rows") > 2))
+    if runs.height:
+        row = runs.row(0, named=True)
+        many = f"{runs.height} runs, in {row['run']}" if runs.height > 1 else f"run {row['run']}"
+        yield (
+            f"the learning rate falls along {many} to {row['left']:.2g} of its highest: the rows "
+            "before the end of such a run lie above those of a run that ends there; a column final "
+            "(1 in the last row, else 0) leaves them out of laws of pre-training"
+        )

@@ -100,16 +100,19 @@ def _validated_runs(points: Points, count: int) -> list[str]:
 def _validated_curve(axis: Axes, points: Points, rows: Any) -> dict[str, Any]:
     """One run: what was seen and predicted along its tokens."""
     tokens, loss, held = points.columns["tokens"][rows], points.loss[rows], points.held_out[rows]
+    # The rest of a run is predicted from the law and its own points, which it goes on from.
+    told = held if held.any() else np.ones(len(held), bool)
     kinds: dict[str, Any] = {}
     for word, ends, style in (
         ("95 % interval", points.interval, {"color": BAND}),
         ("range of equally good fits", points.range, {"color": COLOURS[4], "alpha": 0.5}),
     ):
-        low, high = ends[0][rows], ends[1][rows]
+        low, high = ends[0][rows][told], ends[1][rows][told]
         if np.isfinite(low).any():
-            kinds[word] = axis.fill_between(tokens, low, high, linewidth=0, **style)
-    if np.isfinite(points.predicted[rows]).any():
-        kinds["predicted"] = axis.plot(tokens, points.predicted[rows], color=INK, lw=1)[0]
+            kinds[word] = axis.fill_between(tokens[told], low, high, linewidth=0, **style)
+    predicted = points.predicted[rows][told]
+    if np.isfinite(predicted).any():
+        kinds["predicted"] = axis.plot(tokens[told], predicted, color=INK, lw=1)[0]
     for word, some, marker, colour in (
         ("fitted", ~held, "o", COLOURS[0]),
         ("held out", held, "^", COLOURS[1]),
