@@ -110,8 +110,8 @@ def needs_runs(fit: Fit) -> None:
     """
     if fit.runs is None:
         raise FitError(
-            "the fit knows nothing of its runs: a run's own points are used where it was made "
-            "with errors of runs (p2fit fit --errors runs), of curves with several rows a run"
+            "the fit knows nothing of its runs: to use a run's own points it needs curves of "
+            "several rows a run, more runs than the law has directions, and no --errors rows"
         )
 
 
