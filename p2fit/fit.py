@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -24,7 +23,7 @@ import numpy as np
 
 from p2fit import __version__
 from p2fit.arguments import hold
-from p2fit.arrays import Array
+from p2fit.arrays import Array, finite
 from p2fit.curves.choosing import Dataset, Source, datasets
 from p2fit.curves.options import Options
 from p2fit.errors import FRAME, FitError, LawError
@@ -238,8 +237,7 @@ class Fit(Result):
         return low, high
 
     def _scatter(self, columns: Mapping[str, Any], centre: Array) -> Array:
-        """Half the width of the 95 % interval of one point of a new run about the law's value, on
-        the residuals' scale."""
+        """Half the width of the 95 % interval of a new run's point about the law's, to scale."""
         if self.runs is not None:
             from p2fit.uncertainty.new_runs import scatter
 
@@ -448,5 +446,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.integer):
         return int(value)
     if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
+        return finite(value)
     return value
