@@ -175,6 +175,8 @@ def _covariance(covariance: Mapping[str, Any], law: Law) -> Iterator[tuple[str, 
                 "covariance/information",
                 f"not {rank} rows of {rank} numbers for each of {covariance['clusters']} clusters",
             )
+        elif any(one[i][i] < 0 for one in information for i in range(rank)):
+            yield "covariance/information", "what a cluster tells is below 0"
 
 
 def _posterior(document: Mapping[str, Any], law: Law) -> Iterator[tuple[str, str]]:

@@ -359,6 +359,7 @@ WRONG: dict[str, Any] = {
     "ranges": {"alpha": "0..1"}, "start": {"alpha": "0.3"}, "columns": ["loss"], "where": 3,
     "by": "family", "run_by": "model", "cluster": None, "target": 3, "residual": "lg", "loss": 2,
     "weights": ["rows"], "resample": "rows", "subtract_control": "no",
+    "errors": "row",
 }  # fmt: skip
 
 

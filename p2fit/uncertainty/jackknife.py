@@ -255,7 +255,7 @@ def degrees_of_freedom(contrasts: Array, information: Array) -> Array:
     trace = np.trace(products, axis1=1, axis2=2)
     squares = np.sum(products**2, axis=(1, 2))
     found: Array = trace**2 / np.where(squares > 0, squares, 1.0)
-    return np.clip(found, 1.0, max(len(diagonal) - 1, 1))
+    return np.clip(np.nan_to_num(found, nan=1.0), 1.0, max(len(diagonal) - 1, 1))
 
 
 def t_quantiles(freedom: Array) -> Array:

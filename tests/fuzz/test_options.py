@@ -100,6 +100,7 @@ BASES: dict[tuple[str, ...], list[str]] = {
     ("laws",): [],
     ("plan", "choose"): ["fit.json", "points.csv", "--deploy-params", "1B", "--tokens", "1B"],
     ("plan", "compute"): ["dense.json", "--flops", "1e21"],
+    ("plan", "continue"): ["fit.json", "--tokens", "1e12"],
     ("plan", "next"): ["fit.json", "points.csv"],
     ("plan", "tokens"): ["fit.json", *AT],
     ("plot",): ["fit.json", "-o", "out.svg"],
