@@ -22,14 +22,16 @@ STRANGE: list[Any] = [
 ]  # fmt: skip
 
 
+TABLE = simulate.p2(seed=0)
+
+
 def fits() -> Iterator[p2fit.Fit]:
-    table = simulate.p2(seed=0)
-    yield p2fit.fit(table)
-    yield p2fit.fit(table, bootstrap=40)
+    yield p2fit.fit(TABLE)
+    yield p2fit.fit(TABLE, bootstrap=40)
     yield p2fit.fit(simulate.chinchilla(seed=0), "chinchilla", fix={"E": 1.7})
     yield p2fit.fit(simulate.chinchilla(seed=0), "skaling")
-    yield p2fit.fit(table, where="params > 1e9", tie={"alpha": "beta"})
-    yield p2fit.fit(table, backend="laplace")
+    yield p2fit.fit(TABLE, where="params > 1e9", tie={"alpha": "beta"})
+    yield p2fit.fit(TABLE, backend="laplace")
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +104,10 @@ def use(fit: p2fit.Fit) -> None:
             plan = p2fit.plan_tokens(fit, others, gain=[0.01], loss=[3.0])
             assert finite(plan.to_dict())
             str(plan)
+        if fit.runs is not None:
+            going = p2fit.plan_continue(fit, tokens=1e12, loss=3.0, curves=TABLE)
+            assert finite(going.to_dict())
+            str(going)
     except (FitError, LawError):
         return
 
