@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from p2fit.pictures.style import (
     styled,
     swatch,
 )
+from p2fit.plan.going_on import ahead
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,12 +36,14 @@ if TYPE_CHECKING:
 _MOST_POINTS = 1500  # more are thinned out evenly
 _MOST_PANELS = 12
 _STEPS = 80  # of a curve
+_MOST_AHEAD = 6  # runs of one colour in a panel whose rest is drawn
 
 
 @styled()
 def draw_curves(fit: Fit, frame: pl.DataFrame) -> Figure:
     """Loss along the tokens (or the input that varies most), with the fitted curves, their 95 %
-    intervals, and what lies beyond the data shaded.
+    intervals, and what lies beyond the data shaded; and where the runs go on to, where the fit
+    knows what they differ in.
 
     Args:
         frame: the rows that the fit was made of.
@@ -151,6 +154,10 @@ def _curves(
         word, observed = steps.words[part] if steps else "rows", own[fit.target]
         words[word] = _scatter(axis, own[x], observed, tint)
         first, last = _ends(own, x)
+        if fit.runs is not None and x == "tokens" and not moving:
+            for tokens, line in _ahead(fit, own, end):
+                [drawn] = axis.plot(tokens, line, color=tint, lw=1.1, ls=":", zorder=3)
+                kinds.setdefault("rest of a run, from its own points", drawn)
         if steps is not None:
             away = (own[steps.name] - steps.middles[part]).abs()
             own = own.filter(away == away.min())
@@ -190,6 +197,18 @@ def _lines(
     runs = spread(frame["run"].unique(maintain_order=True).to_list(), 2)
     parts = [frame.filter(pl.col("run") == run).sort(x) for run in runs]
     return [{i: part[i].to_numpy() for i in inputs} for part in parts]
+
+
+def _ahead(fit: Fit, frame: pl.DataFrame, end: float) -> Iterator[tuple[Array, Array]]:
+    """Where each run goes on to, from its last row, as the law and its own rows say."""
+    inputs = fit.law.inputs
+    for run in spread(frame["run"].unique(maintain_order=True).to_list(), _MOST_AHEAD):
+        rows = frame.filter(pl.col("run") == run).sort("tokens")
+        last = rows.row(-1, named=True)
+        tokens = np.geomspace(last["tokens"], end, _STEPS)[1:]
+        points = {**{i: np.full(len(tokens), last[i]) for i in inputs}, "tokens": tokens}
+        losses = fit.scale.back(ahead(fit, rows, points).place)
+        yield np.append(last["tokens"], tokens), np.append(last[fit.target], losses)
 
 
 def _ends(frame: pl.DataFrame, x: str) -> tuple[float, float]:

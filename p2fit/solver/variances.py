@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -53,6 +52,8 @@ class Found:
     """Of which kind; its effects have the spread and the length that were found."""
     sigma: float
     """Standard deviation of a row's error of weight 1, on the residuals' scale."""
+    value: float
+    """Minus twice the log of the restricted likelihood, and what its parameters cost."""
 
     @property
     def effects(self) -> Effects:
@@ -61,23 +62,18 @@ class Found:
 
 
 def variances(
-    candidates: Sequence[Candidate],
-    residual: Array,
-    jacobian: Array,
-    *,
-    robust: bool,
-    near: bool,
+    candidate: Candidate, residual: Array, jacobian: Array, *, robust: bool, near: bool
 ) -> Found:
-    """The variances under which residuals are most likely.
+    """The variances of a kind under which residuals are most likely.
 
     Args:
-        candidates: the kinds of sharing to choose from.
+        candidate: the kind of sharing.
         residual: fitted minus observed, shape (n,).
         jacobian: of the residuals by the directions that are determined, shape (p, n).
         robust: without what lies beyond Huber's threshold.
-        near: look only around the spread and the length of the one candidate.
+        near: look only around the spread and the length of the candidate.
     """
-    found = _most_likely(candidates, residual, jacobian, near)
+    found = _most_likely(candidate, residual, jacobian, near)
     if not robust:
         return found
     share = _within(THRESHOLD)
@@ -86,7 +82,7 @@ def variances(
         coordinates = found.effects.whitened(residual)
         limit = THRESHOLD * found.sigma
         tame = found.effects.unwhitened(np.clip(coordinates, -limit, limit))
-        found = _most_likely([found.candidate], tame / math.sqrt(share), jacobian, True)
+        found = _most_likely(found.candidate, tame / math.sqrt(share), jacobian, True)
         if abs(found.sigma / before.sigma - 1) < 1e-2 and np.allclose(
             found.effects.spread, before.effects.spread, rtol=5e-2
         ):
@@ -101,17 +97,7 @@ def _within(k: float) -> float:
     return inside - 2 * k * density + k * k * (1 - inside)
 
 
-def _most_likely(
-    candidates: Sequence[Candidate], residual: Array, jacobian: Array, near: bool
-) -> Found:
-    found = [_of_kind(c, residual, jacobian, near) for c in candidates]
-    return min(found, key=lambda pair: pair[0])[1]
-
-
-def _of_kind(
-    candidate: Candidate, residual: Array, jacobian: Array, near: bool
-) -> tuple[float, Found]:
-    """Minus twice the log likelihood of the most likely variances of one kind, and these."""
+def _most_likely(candidate: Candidate, residual: Array, jacobian: Array, near: bool) -> Found:
     own = candidate.effects
     q = len(own.design)
     # Effects in units in which each moves a typical row by 1.
@@ -138,7 +124,7 @@ def _of_kind(
         again = [(_scores(own, one, rows, around), one) for one in some]
         top, length = min([(top, length), *again], key=lambda t: t[0].value)
     shared = replace(own, spread=top.spread / unit, length=length)
-    return top.value, Found(replace(candidate, effects=shared), top.sigma)
+    return Found(replace(candidate, effects=shared), top.sigma, top.value)
 
 
 @dataclass(frozen=True)
@@ -174,7 +160,9 @@ def _scores(effects: Effects, length: float, rows: Array, spreads: Array) -> _Sc
         )
         moments = everything - taken
         sign, bread = np.linalg.slogdet(moments[:, :p, :p])
-        solved = np.linalg.solve(moments[:, :p, :p] + 1e-300 * np.eye(p), moments[:, :p, p:])
+        size_of = np.trace(moments[:, :p, :p], axis1=1, axis2=2)[:, None, None]
+        kept = moments[:, :p, :p] + (1e-14 * size_of + 1e-300) * np.eye(p)
+        solved = np.linalg.solve(kept, moments[:, :p, p:])
         rest = moments[:, p, p] - (moments[:, p, :p] * solved[:, :, 0]).sum(axis=1)
         variance = np.maximum(rest, 1e-300) / (n - p)
         value = (n - p) * np.log(variance) + fixed + log_size.sum(axis=1) + bread
