@@ -65,7 +65,9 @@ def covariance_draws(
     )
     rows = rows * unit
     lengths, axes = np.linalg.eigh(matrix / np.outer(unit, unit))
-    moves = rows @ (axes * np.sqrt(np.maximum(lengths, 0.0)))  # of the scale, by unit normals
+    # Of the scale, by unit normals. The symmetric root, as there is only one: the signs of the axes
+    # depend on the processor.
+    moves = rows @ (axes * np.sqrt(np.maximum(lengths, 0.0))) @ axes.T
     rng = np.random.default_rng(seed)
     freedom = max(covariance["clusters"] - 1, 1)
     normal = rng.standard_normal((size, len(names)))
