@@ -162,17 +162,18 @@ def dense(k: int) -> Design:
 def sparse(k: int) -> Design:
     """k sizes by k sparsities from 0 to 0.8 on 40 tokens a parameter, 8 checkpoints."""
     grid = itertools.product(np.geomspace(1e8, 3e9, k), np.linspace(0, 0.8, k))
-    average, seen = [], []
+    average, seen, dense_size = [], [], []
     for size, sparsity in grid:
         run = Schedule.from_compute("geometric", sparsity, prunable=size, dense_tokens=40 * size)
         seen.append(run.total * np.geomspace(1 / 8, 1, 8))
         average.append(run.avg_params(seen[-1]))
+        dense_size.append(np.full(8, size))
     frame = {"avg_params": np.concatenate(average), "tokens": np.concatenate(seen)}
     points = {
         "avg_params": np.array([3e8, 1e8, 2e9, 6e9]),
         "tokens": np.array([2e10, 5e8, 1.2e11, 2.4e11]),
     }
-    return _design("average-params", k * k, {"params": frame["avg_params"], **frame}, points)
+    return _design("average-params", k * k, {"params": np.concatenate(dense_size), **frame}, points)
 
 
 def single(runs: int) -> Design:
