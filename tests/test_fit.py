@@ -533,7 +533,7 @@ def test_the_summary_says_what_was_done(fit: p2fit.Fit) -> None:
     for part in ("base_loss + pruning_rate^-gamma", "180 of 180 rows, 9 runs", "starts agree"):
         assert part in text
     assert "of log residuals" in text
-    assert "they differ by" in text
+    assert "points of a run by" in text
     assert all(len(line) <= 100 and line == line.rstrip() for line in text.splitlines())
     html = fit._repr_html_()
     assert html.startswith("<table>")

@@ -144,6 +144,8 @@ def test_closed_intervals_cover_the_truth(offset: float) -> None:
     for name in ("gamma", "delta", "D_C", "beta"):
         assert closed[name] >= 57, (name, closed)
     for name, count in closed.items():
+        if count < 20:  # hardly ever closed: too few to judge by
+            continue
         # At 95 % the 1st percentile of 60 draws is 52; a plain clustered error covers 31 to 55.
         assert covered[name] >= 0.85 * count, (name, covered, closed)
     assert width["beta"] / closed["beta"] < 0.1  # beta itself is 0.35
