@@ -1,9 +1,9 @@
 """What the fuzzers share: mutants of files, what they found before, and the watch over each input.
 
 Each door has a driver here that gives it ``P2FIT_FUZZ`` inputs (500; 2 000 in CI, 100 000 by
-``make fuzz``): the files of ``corpus/DOOR`` first, which are inputs that once were too much for it. Whatever comes in,
-p2fit does its work or refuses in its own words: no other exception, no number that is not finite,
-no more than 10 s of processor time or 1 GiB.
+``make fuzz``): the files of ``corpus/DOOR`` first, which are inputs that once were too much for it.
+Whatever comes in, p2fit does its work or refuses in its own words: no other exception, no number
+that is not finite, no more than 10 s of processor time or 1 GiB.
 """
 
 from __future__ import annotations
