@@ -129,3 +129,12 @@ def test_a_learning_rate_that_falls_is_announced() -> None:
         falling.with_columns(final=(share == 1).cast(int)),
     ):
         assert not [w for w in p2fit.check(other)["notes"] if "learning rate" in w]
+
+
+def test_a_law_of_which_nothing_is_left_has_no_runs() -> None:
+    frame = curves(0).with_columns(
+        base_loss=pl.lit(9.0), pruning_rate=pl.col("params").rank("dense") / 40
+    )
+    fit = p2fit.fit(frame, "p2")  # all losses are below base_loss: every term is 0
+    assert fit.runs is None
+    assert fit.parameters["D_C"].estimate == 0

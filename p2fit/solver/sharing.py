@@ -66,7 +66,7 @@ def share(
     fitted, jac = problem.jacobian(z)
     directions = len(_determined(problem, z, jac * problem.scale.slope(fitted)))
     size = np.sqrt(np.mean(problem.scale.miss(fitted, problem.y) ** 2))
-    if run[-1] < directions or size <= 10 * EXACT * problem.scale.typical(problem.y):
+    if not 0 < directions <= run[-1] or size <= 10 * EXACT * problem.scale.typical(problem.y):
         return problem, None
     settled: list[tuple[Problem, Found]] = []
     for number in range(len(_kinds(problem, fitted, run, tokens, frame))):
@@ -199,6 +199,8 @@ def _determined(problem: Problem, z: Array, jac: Array) -> Array:
     """
     jac = jac[(z > problem.lower) & (z < problem.upper)]
     size = np.linalg.norm(jac, axis=1)
+    if not size.any():
+        return np.zeros((0, jac.shape[1]))
     scaled = jac[size > 0] / size[size > 0, None]
     values, vectors = np.linalg.eigh(scaled @ scaled.T)
     kept = values > 1e-13 * values[-1]
