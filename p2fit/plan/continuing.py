@@ -49,8 +49,8 @@ class RunsAhead(Result):
     group: Mapping[str, str]
     """The columns that the fitted curves were split by, and this fit's values of them."""
     frame: pl.DataFrame
-    """A row for each run and number of tokens: ``run``, ``tokens``, ``predicted`` from the law and
-    the run's own points, ``low`` and ``high`` of the 95 % interval of a measurement there (null
+    """A row for each run and number of tokens, with ``run``, ``tokens``, ``predicted`` from the law
+    and the run's own points, ``low`` and ``high`` of the 95 % interval of a measurement there (null
     where the fit has none), and ``law``: what the law alone says."""
     notes: tuple[str, ...]
     """What the reader should know, one line each."""
