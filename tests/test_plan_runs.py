@@ -140,7 +140,7 @@ def test_each_run_narrows_what_is_wanted(pruned: p2fit.Fit) -> None:
     assert interval is not None
     assert pruned.covariance is not None
     stderr = np.log(interval[1] / interval[0]) / 2 / pruned.covariance["critical"]
-    assert found.stderr == pytest.approx(stderr, rel=0.7)
+    assert found.stderr == pytest.approx(stderr, rel=0.5)
 
 
 def test_one_number_by_hand() -> None:
