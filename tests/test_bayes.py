@@ -415,7 +415,8 @@ def test_the_summary_shows_both_backends_side_by_side(nuts: p2fit.Fit) -> None:
 def test_what_the_data_do_not_move_is_named() -> None:
     # One token count: any beta fits as well as any other.
     curves = simulate.chinchilla(40, seed=1, tokens=1e10)
-    fit = p2fit.fit(curves, "chinchilla", backend="bayes", draws=300, chains=2)
+    # As many draws as by default: of a few hundred, the variance is known to a tenth at best.
+    fit = p2fit.fit(curves, "chinchilla", backend="bayes")
     assert any(w.startswith("beta: posterior = prior") for w in fit.warnings)
     assert "posterior = prior" in fit.summary()
     assert not fit.parameters["beta"].identified

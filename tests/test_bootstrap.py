@@ -49,9 +49,11 @@ def test_resamples_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -
         assert parts is not None
         assert first is not None
         for name, draws in whole["draws"].items():
-            # The same optimum, to the square root of the solver's 1e-10 of the objective.
-            np.testing.assert_allclose(parts["draws"][name], draws, rtol=1e-5, atol=1e-8)
-            np.testing.assert_allclose(first["draws"][name], draws[:50], rtol=1e-5, atol=1e-8)
+            # The same optimum, to about the square root of the 1e-10 it is found to: as a
+            # share of what resamples differ by, as a flat optimum has no digits of its own.
+            near = 1e-4 * np.std(draws)
+            np.testing.assert_allclose(parts["draws"][name], draws, rtol=1e-4, atol=near)
+            np.testing.assert_allclose(first["draws"][name], draws[:50], rtol=1e-4, atol=near)
 
 
 def test_the_same_call_gives_the_same_bytes() -> None:
