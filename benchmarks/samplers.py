@@ -40,7 +40,7 @@ Drawn = dict[str, Any]  # parameter -> (chains, draws), and "diverging"
 
 
 def ours(own: Posterior, start: Any) -> Drawn:
-    """nutpie on the NumPy density, in p2fit's coordinates."""
+    """nutpie on the density compiled by JAX, in p2fit's coordinates."""
     coordinates, mode = prepare(own, start)
     found = sample(coordinates, mode, draws=DRAWS, tune=TUNE, chains=CHAINS, seed=1)
     return {**_named(own, found.x), "diverging": found.diverging}
@@ -125,7 +125,7 @@ def measure() -> str:
         "P², 3 sizes, 495 rows": (simulate(np.geomspace(0.05e9, 1e9, 55)), "p2"),
     }
     only_mine = {"P², 3 sizes, 495 rows"}
-    mine = "p2fit: nutpie on NumPy, its coordinates"
+    mine = "p2fit: nutpie on JAX, its coordinates"
     samplers: dict[str, Callable[[Posterior, Any], Drawn]] = {
         mine: ours,
         "nutpie on PyMC, sizes and exponents": by_nutpie,

@@ -16,11 +16,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import polars as pl
 from common import setting, table
 
 from p2fit import LAWS
-from p2fit.bayes.build import posterior, student_weights
+from p2fit.bayes.build import posterior
 from p2fit.bayes.posterior import Posterior
+from p2fit.bayes.runs import runs_of
 from p2fit.bayes.sampling import prepare, sample
 from p2fit.solver.build import build
 
@@ -73,23 +75,21 @@ def designs() -> dict[str, Posterior]:
     ):
         y = np.full(len(run), 2.7)
         problem = build(LAWS[name], columns, y, np.ones(len(y)), delta=np.inf)
-        start = np.concatenate([np.ones(problem.coefficients), np.full(problem.exponents, 0.4)])
-        found[name] = posterior(problem, start, run, typical=typical)
+        frame = pl.DataFrame({"run": run, "tokens": columns["tokens"]})
+        runs = runs_of(frame, "run", excess=name == "p2")
+        found[name] = posterior(problem, runs, typical=typical)
     return found
 
 
 def replicate(own: Posterior, number: int, seed: int = 0) -> tuple[Any, bool]:
     """Ranks of one draw from the prior among draws from its posterior, and whether any diverged."""
-    rng = np.random.default_rng([seed, number, len(own.log_loss)])
+    rng = np.random.default_rng([seed, number, len(own.observed)])
     while True:
         truth = own.prior_draws(1, int(rng.integers(2**31)))[0]
-        log_loss = own.simulate(truth, rng)
-        if np.isfinite(log_loss).all():
+        observed = own.simulate(truth, rng)
+        if np.isfinite(observed).all():
             break
-    trust = own.trust
-    if own.clusters is not None:
-        trust = student_weights(log_loss - np.log(own.fitted(truth)), own.clusters, own.noise)
-    own = replace(own, log_loss=log_loss, trust=trust)
+    own = replace(own, observed=observed)
     coordinates, mode = prepare(own, truth)
     chains = sample(
         coordinates, mode, draws=_CHAIN, tune=_TUNE, chains=_CHAINS, seed=number, progress=None

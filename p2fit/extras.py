@@ -9,7 +9,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -87,6 +87,35 @@ def arviz() -> Any:
             if before is not None:
                 os.environ["XDG_CACHE_HOME"] = before
     return arviz
+
+
+def jax() -> Any:
+    """JAX for small functions that are called ten thousands of times, on the CPU.
+
+    Where it has not been imported before, it gets one thread, as handing work over takes longer
+    than such work. What it compiles is kept in the user's cache folder, unless JAX keeps it
+    elsewhere or the folder cannot be written.
+    """
+    fresh, before = "jax" not in sys.modules, os.environ.get("NPROC")
+    import jax
+
+    config: Any = jax.config
+    if config.jax_compilation_cache_dir is None:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+        with suppress(OSError, RuntimeError):  # read-only, or there is no home
+            folder = base.expanduser() / "p2fit" / "jax"
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                config.update("jax_compilation_cache_dir", str(folder))
+                config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    if fresh:
+        config.update("jax_cpu_enable_async_dispatch", False)
+        os.environ["NPROC"] = "1"  # read when the devices are made
+        jax.local_devices(backend="cpu")
+        os.environ.pop("NPROC")
+        if before is not None:
+            os.environ["NPROC"] = before
+    return jax
 
 
 @contextmanager

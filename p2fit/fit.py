@@ -120,11 +120,13 @@ class Fit(Result):
     """Residual, loss, delta, weights and the rest of what was asked for."""
     posterior: Mapping[str, Any] | None = None
     """Of a Bayesian fit: ``draws`` (name to values), those of the ``noise`` (``sigma``, ``nu``,
-    ``tau``), the ``priors`` in words, the ``contraction`` of each parameter, and the estimates by
-    ``least_squares``, from which it started."""
+    ``tau``, ``rate``, ``length``), what ``runs`` share (as in ``runs`` above), the ``priors`` in
+    words, the ``contraction`` of each parameter, and the estimates by ``least_squares``, from which
+    it started."""
     diagnostics: Mapping[str, Any] | None = None
     """Of a Bayesian fit: the worst ``r_hat``, ``ess_bulk``, ``ess_tail`` and ``e_bfmi``, the
-    number of ``divergences``, and each parameter's own; of ``laplace`` its ``pareto_k``."""
+    number of ``divergences``, and each parameter's own; of ``laplace`` its ``pareto_k``; of both
+    how rarely the posterior predicts rows as odd ``along_runs`` as those observed."""
     warnings: tuple[str, ...] = ()
     """What the reader should know, one line each."""
     version: str = field(default=__version__)
@@ -202,7 +204,11 @@ class Fit(Result):
         """
         if self.posterior is not None:
             losses = self._losses(columns)
-            ends = np.quantile(self._measured(losses) if new_run else losses, _ENDS, axis=0)
+            if new_run:
+                from p2fit.uncertainty.new_runs import measured
+
+                losses = measured(self.posterior, self.scale, columns, losses)
+            ends = np.quantile(losses, _ENDS, axis=0)
             return ends[0], ends[1]
         if self.covariance is None:
             return None
@@ -290,18 +296,6 @@ class Fit(Result):
         draws = {n: v[:, None] for n, v in (self.draws() or {}).items()}
         flat = {x: np.broadcast_to(columns[x], shape).reshape(1, -1) for x in self.law.inputs}
         return self.law.predict(draws, flat).reshape(-1, *shape)
-
-    def _measured(self, losses: Array) -> Array:
-        """One point of a new run for each of a posterior's losses (draws, …)."""
-        rng = np.random.default_rng(0)
-        noise = {n: np.array(v, float) for n, v in (self.posterior or {})["noise"].items()}
-        noise = {n: v.reshape(-1, *[1] * (losses.ndim - 1)) for n, v in noise.items()}
-        error = noise["sigma"] * rng.standard_normal(losses.shape)
-        if "nu" in noise:
-            error /= np.sqrt(rng.chisquare(noise["nu"], losses.shape) / noise["nu"])
-        if "tau" in noise:
-            error += noise["tau"] * rng.standard_normal(losses.shape)
-        return losses * np.exp(error)
 
     def _all(self, drawn: Mapping[str, Array], size: int) -> dict[str, Array]:
         return {n: np.broadcast_to(v, (size,)) for n, v in self.law.full(drawn).items()}

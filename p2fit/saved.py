@@ -198,8 +198,11 @@ def _posterior(document: Mapping[str, Any], law: Law) -> Iterator[tuple[str, str
         yield "posterior/draws", "there are none"
     yield from _lengths("posterior/draws", draws, count)
     wanted = {"sigma", *(["nu"] if document["options"].get("noise") == "student-t" else [])}
-    if not wanted <= set(noise) <= {*wanted, "tau"}:
-        yield "posterior/noise", f"not {', '.join(sorted(wanted))} and perhaps tau"
+    if (runs := posterior["runs"]) is not None:
+        wanted |= {"tau", *(["rate"] if runs["width"] else [])}
+        wanted |= {"length"} if runs["along"] else set()
+    if set(noise) != wanted:
+        yield "posterior/noise", f"not {', '.join(sorted(wanted))}"
     yield from _lengths("posterior/noise", noise, count)
     if any(min(values, default=1) <= 0 for values in noise.values()):
         yield "posterior/noise", "a scale is not above 0"

@@ -14,10 +14,10 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 from pytensor.compile.mode import Mode
-from scipy import integrate, stats
+from scipy import stats
 
 import p2fit
-from p2fit.bayes import fitting, laplace, leaving_out, sampling
+from p2fit.bayes import checks, fitting, laplace, leaving_out, sampling
 from p2fit.bayes.build import posterior
 from p2fit.bayes.coordinates import Coordinates
 from p2fit.bayes.posterior import Posterior
@@ -25,6 +25,7 @@ from p2fit.bayes.priors import parse
 from p2fit.bayes.pymc import pymc_model
 from p2fit.cli import main
 from p2fit.curves.choosing import datasets
+from p2fit.diagnostics import ALONG
 from p2fit.errors import FitError
 from p2fit.laws.table import LAWS
 from p2fit.solver.build import build
@@ -47,7 +48,7 @@ PUBLISHED = {
 
 def built(source: Any, law: str | None = None, **options: Any) -> tuple[Posterior, Any]:
     own = {k: options.pop(k) for k in ("noise", "prior") if k in options}
-    dataset = datasets(source, law, **options)[0]
+    dataset = fitting.with_runs(datasets(source, law, **options)[0], options)
     _, found, start = fitting.build_posterior(dataset, fitting.BayesOptions(**own))
     return found, start
 
@@ -61,6 +62,18 @@ BENT = {
     ** np.repeat(np.random.default_rng(1).normal(0, 0.05, 9), 6),
 }
 KAPLAN = simulate.chinchilla(30, seed=0)
+SHORT = simulate.p2(seed=0, offset=0.01, checkpoints=3)  # too short for rates
+UNEVEN = {k: np.delete(np.asarray(v), [1, 2, 3, 4, 9, 20]) for k, v in BENT.items()}
+# A law whose runs do not differ in proportion to an excess.
+DENSE = {
+    "run": np.repeat([f"r{i}" for i in range(12)], 8),
+    "params": np.repeat(np.geomspace(1e8, 4e9, 12), 8),
+    "tokens": np.tile(np.geomspace(1e9, 2e10, 8), 12),
+}
+DENSE["loss"] = LAWS["chinchilla"].predict(simulate.CHINCHILLA, DENSE) * np.exp(
+    np.repeat(np.random.default_rng(2).normal(0, 0.005, 12), 8)
+    + np.random.default_rng(3).normal(0, 0.002, 96)
+)
 POSTERIORS: dict[str, dict[str, Any]] = {
     "one row per run": {"source": simulate.chinchilla(30, seed=1)},
     "runs with offsets": {"source": CURVES},
@@ -68,6 +81,10 @@ POSTERIORS: dict[str, dict[str, Any]] = {
     "the same with standard errors": {
         "source": {**BENT, "loss_stderr": np.geomspace(1e-3, 1e-2, len(BENT["loss"]))}
     },
+    "runs too short for rates": {"source": SHORT},
+    "runs of different lengths": {"source": UNEVEN},
+    "runs without a base model": {"source": DENSE},
+    "rows as independent": {"source": CURVES, "errors": "rows"},
     "normal noise": {"source": CURVES, "noise": "normal"},
     "standard errors": {
         "source": {**CURVES, "loss_stderr": np.geomspace(1e-3, 1e-2, len(CURVES["loss"]))}
@@ -111,94 +128,119 @@ POSTERIORS: dict[str, dict[str, Any]] = {
 }
 
 
+Case = tuple[Coordinates, Any, Any]
+
+
 @pytest.fixture(params=POSTERIORS, scope="module")
-def case(request: pytest.FixtureRequest) -> tuple[Coordinates, Any]:
-    """Coordinates of a posterior, and five points where it has its mass."""
+def case(request: pytest.FixtureRequest) -> Case:
+    """Coordinates of a posterior, five points where it has its mass, and what JAX makes of it."""
     coordinates, mode = sampling.prepare(*built(**POSTERIORS[request.param]))
     steps = np.random.default_rng(0).standard_normal((5, len(mode.x)))
-    return coordinates, coordinates.x(mode.x + steps @ mode.root.T)
+    d = len(mode.x)
+    by_jax = sampling.value_and_slope(
+        Coordinates(coordinates.posterior, ()), laplace.Mode(np.zeros(d), np.eye(d))
+    )
+    return coordinates, coordinates.x(mode.x + steps @ mode.root.T), by_jax
 
 
 # ---------------------------------------------------------------- the density
 
 
-def test_pymc_gives_the_same_density_and_the_same_gradient(case: tuple[Coordinates, Any]) -> None:
-    own, points = case[0].posterior, case[1]
+def test_pymc_and_jax_give_the_same_density_and_gradient(
+    case: tuple[Coordinates, Any, Any],
+) -> None:
+    map_, points, by_jax = case
+    own = map_.posterior
     model = pymc_model(own)
     mode = Mode(linker="py", optimizer="None")
     density = model.compile_logp(jacobian=False, mode=mode)
     slope = model.compile_dlogp(jacobian=False, mode=mode)
     for x in points:
         expected = float(density({"x": x}))
-        value, gradient = own.gradient(x)
-        assert own.log_density(x) == pytest.approx(expected, rel=1e-10)
-        assert value == pytest.approx(expected, rel=1e-10)
+        value, gradient = by_jax(x)
+        assert own.log_density(x) == pytest.approx(expected, rel=1e-9)
+        assert value == pytest.approx(expected, rel=1e-9)
         by_pymc = np.asarray(slope({"x": x}))
-        assert gradient == pytest.approx(by_pymc, abs=1e-5 * np.abs(by_pymc).max())
+        assert gradient == pytest.approx(by_pymc, rel=1e-6, abs=1e-7 * np.abs(by_pymc).max())
 
 
-def test_many_points_at_once_are_as_one_by_one(case: tuple[Coordinates, Any]) -> None:
+def test_many_points_at_once_are_as_one_by_one(case: Case) -> None:
     own, points = case[0].posterior, case[1]
     each = [own.log_density(x) for x in points]
     assert own.in_batches(own.log_density, points) == pytest.approx(each)
 
 
-def test_coordinates_go_there_and_back_with_their_jacobian(case: tuple[Coordinates, Any]) -> None:
-    map_, points = case
+def test_coordinates_go_there_and_back_with_their_jacobian(
+    case: tuple[Coordinates, Any, Any],
+) -> None:
+    map_, points, _ = case
     own = map_.posterior
     for x in points:
         w, h = map_.w(x), 1e-6
         assert map_.x(w) == pytest.approx(x, abs=1e-9)
         columns = [(map_.x(w + h * e) - map_.x(w - h * e)) / (2 * h) for e in np.eye(len(w))]
         volume = np.linalg.slogdet(np.array(columns))[1]
-        value, gradient = map_.gradient(w)
-        assert value == pytest.approx(own.log_density(x) + volume, abs=1e-6)
-        steps = map_.log_density(np.concatenate([w + h * np.eye(len(w)), w - h * np.eye(len(w))]))
-        differences = (steps[: len(w)] - steps[len(w) :]) / (2 * h)
-        assert gradient == pytest.approx(differences, abs=1e-5 * np.abs(differences).max())
+        assert map_.density(w) == pytest.approx(own.log_density(x) + volume, abs=1e-6)
 
 
-def test_far_off_there_is_no_density_but_no_crash(case: tuple[Coordinates, Any]) -> None:
-    coordinates, _ = case
-    mode = laplace.find_mode(coordinates.log_density, coordinates.w(case[1][0]))
+def test_far_off_there_is_no_density_but_no_crash(case: Case) -> None:
+    _, points, at = case
     missing = 0
     for far in 10.0 ** np.arange(1, 7):
         for sign in (-1, 1):
-            for axis in np.eye(len(mode.x)):
-                with np.errstate(all="ignore"):
-                    try:
-                        value, _ = sampling.value_and_slope(coordinates, mode, sign * far * axis)
-                        assert math.isfinite(value)
-                    except sampling.NoDensityError:
-                        missing += 1
+            for axis in np.eye(points.shape[1]):
+                try:
+                    value, slope = at(points[0] + sign * far * axis)
+                    assert math.isfinite(value)
+                    assert np.isfinite(slope).all()
+                except sampling.NoDensityError:
+                    missing += 1
     assert missing
 
 
 @pytest.mark.parametrize("noise", ["student-t", "normal"])
-def test_the_offset_of_a_run_is_integrated_out(noise: Any) -> None:
-    coordinates, mode = sampling.prepare(*built(CURVES, noise=noise))
-    own, clusters = coordinates.posterior, coordinates.posterior.clusters
-    assert clusters is not None
-    steps = np.random.default_rng(0).standard_normal((3, len(mode.x)))
-    for x in coordinates.x(mode.x + steps @ mode.root.T):
-        found = own.log_likelihood(x)
-        values = {n: float(v) for n, v in own.natural(x).items()}
-        r = own.log_loss - np.log(own.fitted(x))
-        for run in range(3):
-            rows = r[clusters == run]
+@pytest.mark.parametrize("data", ["P²", "uneven", "dense", "errors"])
+def test_what_runs_share_is_integrated_out(data: str, noise: Any) -> None:
+    """The density of a run is that of its rows with their whole covariance, written out."""
+    sources: dict[str, Any] = {"P²": CURVES, "uneven": UNEVEN, "dense": DENSE}
+    known = np.geomspace(1e-3, 1e-2, len(CURVES["loss"]))
+    sources["errors"] = {**CURVES, "loss_stderr": known}
+    own, start = built(sources[data], noise=noise)
+    runs = own.runs
+    assert runs is not None
+    assert runs.logs is not None
+    assert runs.excess == (data != "dense")
+    rng = np.random.default_rng(0)
+    for x in start + 0.3 * rng.standard_normal((3, len(start))):
+        found, values = own.log_likelihood(x), {n: float(v) for n, v in own.natural(x).items()}
+        fitted = own.fitted(x)
+        level = 1 - own.problem.offset / fitted if runs.excess else np.ones(len(fitted))
+        sigma = np.hypot(values["sigma"], 0.0 if own.errors is None else own.errors)
+        far = np.abs(np.subtract.outer(runs.place, runs.place)) / values["length"]
+        whole = np.exp(-far) * np.outer(sigma, sigma)
+        whole += values["tau"] ** 2 * np.outer(level, level)
+        whole += values["rate"] ** 2 * np.outer(level * runs.logs, level * runs.logs)
+        for run in range(len(found)):
+            rows = runs.run == run
+            r, cov = (own.observed - np.log(fitted))[rows], whole[np.ix_(rows, rows)]
+            if noise == "normal":
+                expected = stats.multivariate_normal(cov=cov).logpdf(r)
+            else:
+                expected = stats.multivariate_t(shape=cov, df=values["nu"]).logpdf(r)
+            assert found[run] == pytest.approx(float(expected), rel=1e-7, abs=1e-6)
 
-            level = float(found[run])
-            width = 1 / np.sqrt(len(rows) / values["sigma"] ** 2 + values["tau"] ** -2)
-            middle = np.median(rows) * width**2 * len(rows) / values["sigma"] ** 2
-            ends = middle - 30 * width, middle + 30 * width
-            grid = np.linspace(*ends, 4001)
-            e = (rows - grid[:, None]) / values["sigma"]
-            each = stats.norm.logpdf(e) if noise == "normal" else stats.t(values["nu"]).logpdf(e)
-            logs = (each - np.log(values["sigma"])).sum(axis=1)
-            logs += stats.norm.logpdf(grid, scale=values["tau"])
-            heights = np.exp(logs - level)
-            whole = integrate.simpson(heights, x=grid)
-            assert whole == pytest.approx(1.0, rel=2e-3)
+
+def test_simulated_rows_have_the_covariance_of_the_model() -> None:
+    own, start = built(CURVES, noise="normal")
+    drawn = own.simulate(np.broadcast_to(start, (4000, len(start))), np.random.default_rng(0))
+    white = own.whitened(drawn, start)
+    rows = np.stack([*white.effects, white.rows[:, own.runs.starts]])  # type: ignore[union-attr]
+    squares = [float((e**2).mean()) for e in white.effects]
+    assert rows.mean() == pytest.approx(0.0, abs=0.02)
+    total = (white.rows**2).sum(1) + sum((e**2).sum(1) for e in white.effects)
+    freedom = len(own.observed)  # of the squares of independent normals
+    assert total.mean() == pytest.approx(freedom, abs=5 * math.sqrt(2 * freedom / 4000))
+    assert max(squares) < 1.01
 
 
 KNOWN = ("params", "tokens", "pruning_rate", "base_loss", "avg_params")
@@ -227,7 +269,7 @@ def test_losses_of_the_prior_are_plausible(law: str) -> None:
     columns = {k: v for k, v in columns.items() if k in LAWS[law].inputs}
     y = np.full(n, 3.0)
     problem = build(LAWS[law], columns, y, np.ones(n))
-    own = posterior(problem, problem.generic(), np.arange(n))
+    own = posterior(problem, None)
     losses = own.in_batches(own.fitted, own.prior_draws(2000))
     usable = np.all(losses > 0, axis=1)  # the others are outside the posterior
     assert usable.mean() > (0.95 if law != "annealing" else 0.4)
@@ -276,18 +318,11 @@ def test_a_stated_range_is_a_prior() -> None:
 
 def test_some_of_the_rows_have_the_same_parameters() -> None:
     own, start = built(CURVES, "p2-shifted")
-    assert own.clusters is not None
+    assert own.runs is not None
     found = own.log_likelihood(start)
-    parts = [np.flatnonzero(own.clusters < 4), np.flatnonzero(own.clusters >= 4)]
+    parts = [np.flatnonzero(own.unit < 4), np.flatnonzero(own.unit >= 4)]
     each = [own.rows(p).log_likelihood(start) for p in parts]
     assert np.concatenate(each) == pytest.approx(found, rel=1e-9)
-    some = own.rows(parts[0])
-    value, slope = some.gradient(start)
-    step = 1e-6 * np.eye(len(start))
-    ends = some.log_density(np.concatenate([start + step, start - step]))
-    differences = (ends[: len(start)] - ends[len(start) :]) / 2e-6
-    assert value == pytest.approx(float(some.log_density(start)))
-    assert slope == pytest.approx(differences, abs=1e-5 * np.abs(differences).max())
 
 
 # ---------------------------------------------------------------- fits
@@ -555,13 +590,127 @@ def test_a_bad_prior_is_refused(text: str, says: str) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"residual": "linear"}, {"weights": "runs"}, {"bootstrap": 100}, {"noise": "cauchy"}],
+    [{"weights": "runs"}, {"bootstrap": 100}, {"noise": "cauchy"}],
 )
 def test_what_has_no_meaning_is_refused(kept: pl.DataFrame, options: dict[str, Any]) -> None:
     with pytest.raises(FitError):
         p2fit.fit(kept, "chinchilla", backend="laplace", **options)
     with pytest.raises(FitError, match="no option is called draws"):
         p2fit.fit(kept, "chinchilla", draws=100)
+
+
+# ---------------------------------------------------------------- along runs
+
+
+def wandering(seed: int, runs: int = 16, rows: int = 30) -> dict[str, Any]:
+    """Chinchilla curves with a level of each run and errors that follow each other closely."""
+    rng, rho = np.random.default_rng(seed), 0.98
+    columns = {
+        "params": np.repeat(np.geomspace(1e8, 4e9, runs), rows),
+        "tokens": np.tile(np.geomspace(1e9, 2e11, rows), runs),
+    }
+    errors = rng.standard_normal((runs, rows))
+    for i in range(1, rows):
+        errors[:, i] = rho * errors[:, i - 1] + math.sqrt(1 - rho**2) * errors[:, i]
+    level = np.repeat(rng.standard_normal(runs), rows)
+    loss = LAWS["chinchilla"].predict(simulate.CHINCHILLA, columns)
+    loss = loss * np.exp(0.004 * errors.ravel() + 0.003 * level)
+    names = [f"r{i:02d}" for i in range(runs)]
+    return {"run": np.repeat(names, rows), **columns, "loss": loss}
+
+
+def drawn(own: Posterior, start: Any) -> Any:
+    coordinates, mode = sampling.prepare(own, start)
+    return coordinates.x(laplace.importance(coordinates.log_density, mode).x)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_check_along_runs_finds_a_noise_model_that_is_wrong(seed: int) -> None:
+    own, start = built(wandering(seed))
+    assert own.runs is not None
+    found = checks.along_runs(own, drawn(own, start))
+    assert found is not None
+    assert min(found.values()) > ALONG
+    offsets = replace(own, runs=replace(own.runs, along=None, logs=None))
+    found = checks.along_runs(offsets, drawn(offsets, start[: len(offsets.names)]))
+    assert found is not None
+    assert found["correlation"] < ALONG
+
+
+def test_the_check_along_runs_finds_a_law_that_is_wrong() -> None:
+    curves = wandering(0)
+    share = curves["tokens"] / curves["tokens"].max()
+    bent = {**curves, "loss": curves["loss"] * (1 - 0.05 * share**4)}  # a rate that decays
+    own, start = built(bent)
+    found = checks.along_runs(own, drawn(own, start))
+    assert found is not None
+    assert found["shape"] < ALONG
+
+
+def test_rows_drawn_from_the_model_are_as_odd_as_predicted() -> None:
+    own, start = built(CURVES)
+    rng, shares = np.random.default_rng(0), []
+    points = np.broadcast_to(start, (200, len(start)))
+    for _ in range(60):
+        simulated = replace(own, observed=own.simulate(start, rng))
+        shares.append(list((checks.along_runs(simulated, points) or {}).values()))
+    for column in np.array(shares).T:
+        assert stats.kstest(column, "uniform").pvalue > 1e-3
+
+
+def test_errors_that_follow_each_other_do_not_mislead() -> None:
+    fit = p2fit.fit(wandering(0), backend="laplace")
+    low, high = fit.parameters["E"].interval or (None, None)
+    assert low is not None
+    assert high is not None
+    assert low < simulate.CHINCHILLA["E"] < high
+    assert fit.converged
+    assert not any("independent" in w for w in fit.warnings)
+    posterior = fit.posterior or {}
+    assert set(posterior["noise"]) == {"sigma", "nu", "tau", "rate", "length"}
+    assert posterior["runs"]["along"] in ("log tokens", "rows")
+    jsonschema.validate(fit.to_dict(), SCHEMA)
+    assert "runs differ in level and rate; errors correlated along" in fit.summary()
+    rows = p2fit.fit(wandering(0), backend="laplace", errors="rows")
+    assert any("taken for independent" in w for w in rows.warnings)
+    assert (rows.diagnostics or {})["along_runs"] is None
+    at = {"params": 1e9, "tokens": 2e10}
+    mean, point = (fit.interval(at, new_run=n) for n in (False, True))
+    assert mean is not None
+    assert point is not None
+    assert point[0] < mean[0] < mean[1] < point[1]
+
+
+def test_a_posterior_that_fails_along_runs_is_not_converged(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    curves = tmp_path / "curves.csv"
+    pl.DataFrame(wandering(0)).write_csv(curves)
+    right = fitting._runs
+    wrong = lambda *a: replace(right(*a), along=None, logs=None)  # type: ignore[type-var]  # noqa: E731
+    monkeypatch.setattr(fitting, "_runs", wrong)
+    saved = tmp_path / "fit.json"
+    asked = ["fit", str(curves), "--backend", "laplace", "-o", str(saved)]
+    found = CliRunner().invoke(main, asked)
+    assert found.exit_code == 3
+    assert found.stdout.startswith("NOT CONVERGED  neighbours in a run are correlated")
+    again = p2fit.load(saved)
+    assert isinstance(again, p2fit.Fit)
+    assert not again.converged
+
+
+def test_a_cluster_of_runs_of_several_rows_is_refused() -> None:
+    curves = {**wandering(0, runs=8), "pair": np.repeat(["a", "b", "c", "d"], 60)}
+    with pytest.raises(FitError, match="values of pair, not both"):
+        p2fit.fit(curves, backend="laplace", cluster="pair")
+    single = {**simulate.chinchilla(40, seed=1), "pair": np.repeat(np.arange(20), 2).astype(str)}
+    fit = p2fit.fit(single, backend="laplace", cluster="pair")
+    assert set((fit.posterior or {})["noise"]) == {"sigma", "nu", "tau"}
+
+
+def test_a_parameter_with_a_name_of_the_noise_is_refused() -> None:
+    with pytest.raises(FitError, match="sigma is what a posterior calls"):
+        p2fit.fit(KAPLAN, "E + A/params^sigma", backend="laplace")
 
 
 # ---------------------------------------------------------------- calibration
@@ -573,10 +722,10 @@ def test_truths_rank_evenly_among_their_draws() -> None:
     columns = {k: np.asarray(curves[k]) for k in ("params", "tokens")}
     y = np.asarray(curves["loss"])
     problem = build(LAWS["chinchilla"], columns, y, np.ones(25))
-    own = posterior(problem, np.full(5, 0.4), np.arange(25), noise="normal", typical=2.7)
+    own = posterior(problem, None, noise="normal", typical=2.7)
     rng, ranks = np.random.default_rng(0), []
     for truth in own.prior_draws(40, seed=3):
-        simulated = replace(own, log_loss=own.simulate(truth, rng))
+        simulated = replace(own, observed=own.simulate(truth, rng))
         draws = leaving_out.draw(simulated, truth, 0)
         draws = draws[np.linspace(0, len(draws) - 1, 99).astype(int)]
         ranks.append((draws < truth).sum(axis=0) // 25)

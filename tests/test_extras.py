@@ -93,6 +93,7 @@ def test_the_adapters_lie_in_the_folder_of_p2fit(
     ("package", "extra", "words"),
     [
         ("arviz", "bayes", ("fit", CURVES, "--backend", "laplace")),
+        ("jax", "bayes", ("fit", CURVES, "--backend", "bayes")),
         ("nutpie", "bayes", ("fit", CURVES, "--backend", "bayes")),
         ("jinja2", "report", ("report", CURVES, "-o", "report.html")),
         ("matplotlib", "plot", ("profile", CURVES, "--plot", "profile.png")),
@@ -141,9 +142,10 @@ def test_nothing_says_to_install_p2fit_from_an_index() -> None:
     "words",
     [
         ("fit", CURVES, "--backend", "laplace"),
+        ("fit", CURVES, "--backend", "bayes", "--draws", "200", "--allow-unconverged"),
         ("profile", CURVES, "--plot", "profile.svg"),
     ],
-    ids=["ArviZ", "matplotlib"],
+    ids=["ArviZ", "JAX", "matplotlib"],
 )
 def test_a_new_home_and_one_that_cannot_be_change_nothing(
     words: tuple[object, ...], tmp_path: Path

@@ -316,5 +316,3 @@ def test_what_errors_of_runs_are_not_for() -> None:
         p2fit.fit(simulate.chinchilla(seed=0), errors="runs")
     with pytest.raises(p2fit.FitError, match="leave weights out"):
         p2fit.fit(curves(0), errors="runs", weights="runs")
-    with pytest.raises(p2fit.FitError, match="leave errors out"):
-        p2fit.fit(curves(0), errors="runs", backend="laplace")

@@ -294,16 +294,6 @@ def test_pictures_carry_its_name(accuracy: p2fit.Fit, frame: pl.DataFrame) -> No
         (lambda f, c: p2fit.plan_tokens(f, {}, loss=[2.0]), "this fit predicts accuracy"),
         (lambda f, c: p2fit.plan_next(f, c), "a plan of runs is for laws of the loss"),
         (lambda f, c: p2fit.plan_compute(f, [1e20]), "a plan of compute is for laws of the loss"),
-        (
-            lambda f, c: p2fit.compare(
-                c, [SIGMOID, "a - b*loss"], target="accuracy", backend="bayes"
-            ),
-            "the backend bayes models the loss",
-        ),
-        (
-            lambda f, c: p2fit.fit(c, SIGMOID, target="accuracy", backend="bayes"),
-            "fit another target by least squares",
-        ),
     ],
 )
 def test_what_is_for_losses_alone_says_so(

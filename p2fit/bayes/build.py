@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from p2fit.arrays import Array, Index
-from p2fit.bayes.priors import DEGREES, SCATTER, TERM, Prior, default_prior, range_priors
-from p2fit.solver.least_squares import residuals
+from p2fit.arrays import Array
+from p2fit.bayes.priors import (
+    DEGREES,
+    LENGTH,
+    SCATTER,
+    SHARES,
+    TERM,
+    Prior,
+    default_prior,
+    range_priors,
+)
+from p2fit.bayes.runs import Runs
+from p2fit.errors import LawError
 from p2fit.solver.monomials import Monomials
 from p2fit.solver.problem import Problem
 
 if TYPE_CHECKING:
     from p2fit.solver.formula import Formula
-from p2fit.bayes.posterior import Noise, Posterior
+from p2fit.bayes.posterior import NOISE, Noise, Posterior
 
 
 def posterior(
     problem: Problem,
-    z: Array,
-    clusters: Index,
+    runs: Runs | None,
     *,
     noise: Noise = "student-t",
     errors: Array | None = None,
@@ -32,20 +42,21 @@ def posterior(
     """The posterior of a law on its rows.
 
     Args:
-        z: the least-squares optimum, shape (p,), which says where offsets of runs lie.
-        clusters: run of each row, ascending from 0, shape (n,).
-        errors: standard errors of the log losses, shape (n,).
+        runs: what the rows of a run share; None: nothing.
+        errors: standard errors on the scale of the residuals, shape (n,).
         priors: the user's own, by parameter.
         typical: what the terms add up to at the centre, nats; None: the geometric mean of the
             loss above what the formula has without parameters.
 
     Raises:
-        LawError: a range that lets a coefficient be below 0.
+        LawError: a parameter has a name that the noise has.
     """
     from p2fit.bayes.formulas import FormulaPosterior, Part, inner
     from p2fit.bayes.terms import MonomialPosterior
 
     law, own = problem.law, {**range_priors(problem.law), **(priors or {})}
+    if taken := [n for n in NOISE if n in law.free]:
+        raise LawError(f"{taken[0]} is what a posterior calls a parameter of the noise: rename it")
     parts: dict[str, Part] = {}
     found = {e: default_prior(law, e) for e in law.exponents}
     if not isinstance(problem, Monomials):
@@ -57,32 +68,27 @@ def posterior(
     sizes = [*law.coefficients, *(n for n, part in parts.items() if part.alone)]
     middle = math.log(typical / max(len(sizes), 1))
     found |= dict.fromkeys(sizes, Prior("LogNormal", (middle, TERM.values[1])))
-    found |= own | {"sigma": SCATTER, "nu": DEGREES, "tau": SCATTER}
-    several = clusters[-1] + 1 < len(clusters)
-    log_loss = np.log(problem.y)
+    found |= own | {"sigma": _scaled(SCATTER, problem.scale.typical(problem.y)), "nu": DEGREES}
+    if runs is not None:
+        spread = SHARES if runs.excess else found["sigma"]
+        found |= {"tau": spread, "rate": spread, "length": _scaled(LENGTH, runs.gap)}
     whole: dict[str, Any] = {
-        "problem": problem,
+        "problem": replace(problem, effects=None),
         "noise": noise,
         "priors": found,
         "own": frozenset(own),
         "errors": errors,
-        "clusters": clusters if several else None,
-        "log_loss": log_loss,
-        "trust": student_weights(-residuals(problem, z), clusters, noise)
-        if several
-        else np.ones(len(log_loss)),
+        "runs": runs,
+        "observed": problem.scale.to(problem.y),
     }
     if isinstance(problem, Monomials):
         return MonomialPosterior(**whole)
     return FormulaPosterior(**whole, whole=cast("Formula", problem), parts=parts)
 
 
-def student_weights(r: Array, clusters: Index, noise: Noise) -> Array:
-    """Weights of Student's t for rows by their distance from their run's median, shape (n,)."""
-    if noise == "normal":
-        return np.ones(len(r))
-    runs = np.split(r, np.flatnonzero(np.diff(clusters)) + 1)
-    away = np.concatenate([own - np.median(own) for own in runs])
-    scale = 1.4826 * float(np.median(np.abs(away))) or float(np.std(away)) or 1.0
-    weights: Array = 1 / (1 + (away / scale) ** 2 / 4)
-    return weights
+def _scaled(prior: Prior, unit: float) -> Prior:
+    """A prior of what is ``unit`` times what the prior given is for."""
+    first, second = prior.values
+    if prior.kind == "LogNormal":
+        return Prior(prior.kind, (first + math.log(unit), second))
+    return Prior(prior.kind, (first, second * unit))

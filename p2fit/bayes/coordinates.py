@@ -31,9 +31,8 @@ class Coordinates:
     """The posterior's ``terms`` in the order in which their shares are broken off, the last two
     together; empty: w is x."""
 
-    def x(self, w: Any, xp: Any = None) -> Any:
+    def x(self, w: Any, xp: Any = NUMPY) -> Any:
         """From w to x."""
-        xp = xp or NUMPY
         entries = [w[..., i] for i in range(len(self.posterior.names))]
         if not self.order:
             return w
@@ -61,48 +60,20 @@ class Coordinates:
             w[..., self.order[place + 1]] = x[..., g] - rest
         return w
 
+    def density(self, w: Any, xp: Any = NUMPY) -> Any:
+        """Log density of w, shape (…, d), with the Jacobian."""
+        x = self.x(w, xp)
+        found = self.posterior.log_density(x, xp)
+        for i, (_, h) in self.posterior.shaping.items() if self.order else ():
+            a = h * xp.exp(x[..., i])
+            found = found + xp.log(xp.tanh(a) / a)
+        return found
+
     def log_density(self, w: Array) -> Array:
-        """Log density of w at many w, (m, d); -inf where it is not finite."""
-
-        def of(part: Array) -> Array:
-            x = self.x(part)
-            found: Array = self.posterior.log_density(x)
-            for i, (_, h) in self.posterior.shaping.items() if self.order else ():
-                a = h * np.exp(x[..., i])
-                found = found + np.log(np.tanh(a) / a)
-            return found
-
-        found = self.posterior.in_batches(of, w)
+        """The same of many w, (m, d); -inf where it is not finite."""
+        found = self.posterior.in_batches(self.density, w)
         usable: Array = np.where(np.isfinite(found), found, -np.inf)
         return usable
-
-    def gradient(self, w: Array) -> tuple[float, Array]:
-        """Log density of w at one w, shape (d,), and its gradient."""
-        x = self.x(w)
-        value, slope = self.posterior.gradient(x)
-        if not self.order:
-            return value, slope
-        # What is left of x without its total: (log shares, the rest). Its mean is the same sum.
-        total = float(np.logaddexp.reduce(x[list(self.order)]))
-        pull = slope[list(self.order)].sum()
-        slope = slope - pull * self.posterior.log_mean_slope(x)
-        for i, (g, h) in self.posterior.shaping.items():
-            a = h * np.exp(x[i])
-            step = np.tanh(a) / a  # d log exponent / d w, and the Jacobian
-            value += np.log(step)
-            slope[i] = (slope[i] + 2 * a / np.sinh(2 * a) - 1) * step
-            slope[g] -= slope[i]
-        shares = np.exp(x - total)
-        found = slope.copy()
-        found[self.order[0]] = pull
-        left = 1.0
-        for place, g in enumerate(self.order[:-1]):
-            later = list(self.order[place + 1 :])
-            first = shares[g] / left
-            found[self.order[place + 1]] = slope[g] * (1 - first) - slope[later].sum() * first
-            left -= shares[g]
-            left = max(left, 1e-300)
-        return value, found
 
     def _shares(self, w: list[Any], xp: Any) -> dict[int, Any]:
         """Log shares by coefficient, from the total (left alone) and the logits of the sticks."""

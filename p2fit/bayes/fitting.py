@@ -14,15 +14,16 @@ from p2fit.arguments import verify
 from p2fit.arrays import Array, finite
 from p2fit.bayes import laplace, leaving_out, sampling
 from p2fit.bayes.build import posterior
+from p2fit.bayes.checks import along_runs
 from p2fit.bayes.posterior import Noise, Posterior
 from p2fit.bayes.priors import parse
+from p2fit.bayes.runs import Runs, runs_of
 from p2fit.curves.choosing import Dataset, Source, datasets
 from p2fit.diagnostics import UNMOVED, failed_checks
 from p2fit.errors import FitError, LawError
 from p2fit.estimation import fit_dataset, score
 from p2fit.fit import Estimate, Fit
 from p2fit.laws.law import Law
-from p2fit.solver.least_squares import residuals
 from p2fit.solver.solving import Solved, solve_dataset
 
 Backend = Literal["bayes", "laplace"]
@@ -74,35 +75,33 @@ def fit_bayes(
     names = {f.name for f in fields(BayesOptions)}
     own = BayesOptions(**{k: v for k, v in options.items() if k in names})
     rest = {k: v for k, v in options.items() if k not in names}
-    if rest.get("target", "loss") != "loss":
-        raise FitError("the Bayesian backends model the loss: fit another target by least squares")
-    if rest.get("residual") not in (None, "log"):
-        raise FitError("the Bayesian backends model the log of the loss: leave residual at log")
     if rest.get("weights") == "runs":
-        raise FitError("weights of runs have no meaning here: runs have offsets of their own")
-    if rest.get("errors") == "runs":
-        raise FitError("the Bayesian backends have offsets of runs only: leave errors out")
+        raise FitError("weights of runs have no meaning here: what runs share is in the model")
     if rest.get("bootstrap"):
         raise FitError("a posterior is not bootstrapped: leave bootstrap out, or the backend")
     if own.save_trace is not None and backend == "laplace":
         raise FitError("laplace has no chains to save: use the backend bayes with save_trace")
     _needs(backend)
-    found = [_of_rows(dataset) for dataset in datasets(source, law, **rest)]
+    found = [with_runs(d, rest) for d in datasets(source, law, **rest)]
     if own.save_trace is not None and len(found) > 1:
         raise FitError(f"save_trace takes one fit, and here are {len(found)}: choose with where")
     return [fit_one(dataset, backend, own, progress) for dataset in found]
 
 
-def _of_rows(dataset: Dataset) -> Dataset:
-    """The same without errors of runs: the posterior has offsets of runs of its own."""
-    options = replace(dataset.options, errors="rows").settled(dataset.frame)
-    return replace(dataset, options=options)
+def with_runs(dataset: Dataset, asked: Mapping[str, Any]) -> Dataset:
+    """The same with errors of runs wherever a run has several rows, unless others were asked for:
+    least squares takes them where most runs have."""
+    frame, options = dataset.frame, dataset.options
+    if asked.get("errors") is not None or frame["run"].n_unique() == frame.height:
+        return dataset
+    found = replace(options, errors="runs", weights=asked.get("weights"), delta=asked.get("delta"))
+    return replace(dataset, options=found.settled(frame))
 
 
 def _needs(backend: Backend) -> None:
     from importlib.util import find_spec
 
-    wanted = ("arviz", "nutpie", "scipy") if backend == "bayes" else ("arviz", "scipy")
+    wanted = ("arviz", "jax", "nutpie", "scipy") if backend == "bayes" else ("arviz", "scipy")
     missing = [name for name in wanted if find_spec(name) is None]
     if missing:
         raise FitError(f"the backend {backend} needs {missing[0]}: {extras.command('bayes')}")
@@ -111,11 +110,16 @@ def _needs(backend: Backend) -> None:
 def left_out(
     dataset: Dataset, options: Mapping[str, Any], tick: Callable[[], None]
 ) -> leaving_out.Elpd:
-    """The log predictive density of each run of a dataset, left out; see :mod:`.leaving_out`."""
+    """The log predictive density of each run of a dataset, left out; see :mod:`.leaving_out`.
+
+    Args:
+        options: ``prior``, perhaps ``noise``, and ``errors`` and ``delta`` where they were asked
+            for.
+    """
     law = dataset.law
     usable = [p for p in options.get("prior", ()) if p.partition("~")[0].strip() in law.free]
-    own = BayesOptions(**{**options, "prior": usable})
-    dataset = _of_rows(dataset)
+    own = BayesOptions(**{k: v for k, v in options.items() if k == "noise"}, prior=usable)
+    dataset = with_runs(dataset, options)
     _needs("bayes")
     _, found, start = build_posterior(dataset, own)
     return leaving_out.elpd(found, start, dataset.options.seed, tick)
@@ -131,21 +135,42 @@ def build_posterior(dataset: Dataset, options: BayesOptions) -> tuple[Solved, Po
     problem, z, frame = solved.problem, solved.solution.z, solved.frame
     errors = None
     if solved.weighting["weights"] == "stderr":
-        errors = frame["loss_stderr"].to_numpy() / problem.y
+        s = frame[f"{dataset.options.target}_stderr"].to_numpy()
+        errors = s * problem.scale.slope(problem.y)
+    runs = _runs(dataset, solved)
     try:
-        found = posterior(
-            problem,
-            z,
-            solved.clusters,
-            noise=options.noise,
-            errors=errors,
-            priors=parse(options.prior, problem.law),
-        )
+        priors = parse(options.prior, problem.law)
+        found = posterior(problem, runs, noise=options.noise, errors=errors, priors=priors)
     except LawError as error:
         raise FitError(f"{dataset.label}: {error}") from None
-    r = residuals(problem, z)
-    scale = max(1.4826 * float(np.median(np.abs(r))), 0.1 * float(np.std(r)), 1e-6)
-    return solved, found, found.at(z, scale)
+    r = problem.scale.miss(problem.loss(z[None])[0], problem.y)
+    sigma = max(1.4826 * float(np.median(np.abs(r))), 0.1 * float(np.std(r)), 1e-6)
+    noise = {"sigma": sigma, "nu": 4.0, "tau": 0.5 * sigma, "rate": 0.5 * sigma}
+    noise["length"] = runs.gap if runs is not None else 1.0
+    if (known := solved.sharing) is not None:
+        noise |= {"sigma": known.sigma, "nu": 10.0, "length": max(known.length, noise["length"])}
+        noise |= {"tau": max(known.level, 0.01), "rate": max(known.rate, 0.01)}
+    return solved, found, found.at(z, noise)
+
+
+def _runs(dataset: Dataset, solved: Solved) -> Runs | None:
+    """What the rows of runs share in the posterior.
+
+    Raises:
+        FitError: a unit of several runs, which have several rows.
+    """
+    problem, frame, options = solved.problem, solved.frame, dataset.options
+    if options.errors == "rows" and options.cluster == "run":
+        return None
+    if options.errors == "runs" and options.cluster != "run":
+        raise FitError(
+            f"{dataset.label}: the Bayesian backends know runs that differ, or values of "
+            f"{options.cluster}, not both: take errors of rows, or leave the cluster out"
+        )
+    known = "base_loss" in problem.law.inputs and problem.residual == "log"
+    excess = known and np.array_equal(problem.offset, frame["base_loss"].to_numpy())
+    along = None if solved.sharing is None else solved.sharing.along
+    return runs_of(frame, options.cluster, excess=excess, along=along)
 
 
 def fit_one(
@@ -210,6 +235,7 @@ def _fit(
 ) -> Fit:
     least_squares = fit_dataset(dataset, solved=solved)
     natural = own.natural(x)
+    diagnostics = {**diagnostics, "along_runs": along_runs(own, x, dataset.options.seed)}
     kept = np.linspace(0, len(x) - 1, min(KEPT, len(x))).round().astype(int)
     contraction = contracted(own, x)
     unmoved = [n for n, share in contraction.items() if share < UNMOVED]
@@ -223,11 +249,10 @@ def _fit(
         "nothing of it"
         for name in unmoved
     ]
-    if len(solved.frame) > solved.frame["run"].n_unique():
+    if own.runs is None and len(solved.frame) > solved.frame["run"].n_unique():
         lines.append(
-            "the posterior has an offset for each run and takes its rows for independent "
-            "otherwise: where they follow each other, or runs differ in their rate, its intervals "
-            "are too narrow; those of least squares take that into account"
+            "the rows of a run are taken for independent, as asked: where they follow each other, "
+            "or runs differ, the posterior's intervals are too narrow"
         )
     if (modes := diagnostics.get("modes", 1)) > 1:
         lines.append(
@@ -243,12 +268,15 @@ def _fit(
         metrics=score(own.problem, fitted, solved.frame, dataset.options),
         covariance=None,
         bootstrap=None,
+        runs=None,
         sensitivity={},
         options={**least_squares.options, **recorded},
         posterior={
             "draws": {n: natural[n][kept] for n in own.problem.law.free},
             "noise": {n: v[kept] for n, v in noise.items()},
-            "errors": "loss_stderr" if own.errors is not None else None,
+            "errors": f"{dataset.options.target}_stderr" if own.errors is not None else None,
+            "runs": own.runs
+            and {"excess": own.runs.excess, "along": own.runs.along, "width": own.runs.width},
             "priors": {n: _prior_text(own, n) for n in own.names},
             "contraction": contraction,
             "least_squares": {n: p.estimate for n, p in least_squares.parameters.items()},

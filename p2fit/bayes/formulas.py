@@ -24,7 +24,6 @@ from p2fit.arrays import Array
 from p2fit.bayes.functions import NUMPY
 from p2fit.bayes.posterior import Posterior
 from p2fit.bayes.priors import Prior
-from p2fit.bayes.surface import NaturalParameter, Surface
 from p2fit.laws import jets
 from p2fit.laws.expression import compute, factor_of, names_in, path_to, substitute
 from p2fit.laws.jets import Jet
@@ -92,11 +91,6 @@ class FormulaPosterior(Posterior):
         return found
 
     @cached_property
-    def _rest(self) -> ast.expr:
-        """The formula with its coefficients at 0."""
-        return _without(self.problem.law, self.problem.law.coefficients)
-
-    @cached_property
     def _factors(self) -> dict[str, ast.expr]:
         """What each coefficient multiplies."""
         law = self.problem.law
@@ -104,7 +98,7 @@ class FormulaPosterior(Posterior):
             c: factor_of(_without(law, set(law.coefficients) - {c}), c) for c in law.coefficients
         }
 
-    def unit(self, name: str, values: Any, xp: Any) -> tuple[Any, Any]:
+    def size_of(self, name: str, values: Any, xp: Any) -> tuple[Any, Any]:
         functions = _functions(xp)
         inside = name in self.parts
         part = (
@@ -119,71 +113,15 @@ class FormulaPosterior(Posterior):
             unit = xp.log(size).mean(-1) if inside else xp.log(size.mean(-1))
         return unit, compute(part.power, values, functions)
 
-    def fitted(self, x: Any, xp: Any = None) -> Any:
-        xp = xp or NUMPY
+    def fitted(self, x: Any, xp: Any = NUMPY) -> Any:
         functions = _functions(xp)
         values = self.values(x, xp)
         each = {**{n: v[..., None] for n, v in values.items()}, **self.problem.columns}
-        return compute(self.problem.law.restricted, each, functions) + np.zeros(len(self.log_loss))
+        return compute(self.problem.law.restricted, each, functions) + np.zeros(len(self.observed))
 
-    def surface(self, x: Array, v: Array, along: Array) -> Surface:
-        p = len(v)
-        values: dict[str, Any] = {
-            n: Jet(np.float64(v[i]), {i: along[i]})
-            for i, n in enumerate(self.problem.names)
-            if n not in self._sized
-        }
-        with np.errstate(all="ignore"):
-            for name, part in self.parts.items():
-                i = self.names.index(name)
-                size = compute(part.unit, {**values, **part.columns}, jets)
-                level, slopes = _mean_log(size)
-                away = Jet(x[i] - level, {i: 1.0, **{j: -d for j, d in slopes.items()}})
-                values[name] = jets.exp(jets.divide(away, compute(part.power, values, jets)))
-            rest = compute(self._rest, {**values, **self.problem.columns}, jets)
-            pieces, own = [], {}
-            for i, name in enumerate(self.problem.law.coefficients):
-                size = compute(self._factors[name], {**values, **self.problem.columns}, jets)
-                over = size
-                if self.whole is not self.problem:
-                    over = compute(self._factors[name], {**values, **self.whole.columns}, jets)
-                level, slopes = _log_mean(over)
-                pieces.append((i, math.exp(x[i] - level), size, slopes))
-                if name in self.own:
-                    by = np.zeros(p)
-                    by[i] = 1.0
-                    for j, d in slopes.items():
-                        by[j] = -d
-                    own[name] = NaturalParameter(float(x[i] - level), by, 1.0, np.zeros(p))
-            fitted = np.zeros(len(self.log_loss)) + (rest.value if isinstance(rest, Jet) else rest)
-            for _, c, size, _ in pieces:
-                fitted = fitted + c * (size.value if isinstance(size, Jet) else size)
-
-        def back(pull: Array) -> Array:
-            found = np.zeros(p)
-            for j, d in rest.first.items() if isinstance(rest, Jet) else ():
-                found[j] += (pull * d).sum()
-            for i, c, size, slopes in pieces:
-                jet = isinstance(size, Jet)
-                found[i] = c * (pull * (size.value if jet else size)).sum()
-                for j, d in size.first.items() if jet else ():
-                    found[j] += c * (pull * d).sum()
-                for j, d in slopes.items():
-                    found[j] -= found[i] * d
-            return found
-
-        return Surface(fitted, back, own)
-
-    def log_mean(self, x: Any, xp: Any = None) -> Any:
-        xp = xp or NUMPY
+    def log_mean(self, x: Any, xp: Any = NUMPY) -> Any:
         top = sum(x[..., i] for i in self.terms) / len(self.terms)
         return top + xp.log(sum(xp.exp(x[..., i] - top) for i in self.terms))
-
-    def log_mean_slope(self, x: Array) -> Array:
-        by, terms = np.zeros(len(x)), list(self.terms)
-        shares = np.exp(x[terms] - x[terms].max())
-        by[terms] = shares / shares.sum()
-        return by
 
 
 def inner(problem: Formula, own: Mapping[str, Prior]) -> tuple[dict[str, Part], dict[str, Prior]]:
@@ -267,23 +205,6 @@ def _positive(node: ast.expr, law: Law) -> bool:
 def _without(law: Law, names: Any) -> ast.expr:
     """The formula with parameters at 0."""
     return replace(law, fixed={**law.fixed, **dict.fromkeys(names, 0.0)}).restricted
-
-
-def _mean_log(size: Any) -> tuple[Any, dict[int, Any]]:
-    """The mean of the log of an absolute value over rows, and its slopes."""
-    if not isinstance(size, Jet):
-        return np.log(np.abs(size)).mean(), {}
-    slopes = {i: np.mean(d / size.value) for i, d in size.first.items()}
-    return np.log(np.abs(size.value)).mean(), slopes
-
-
-def _log_mean(size: Any) -> tuple[Any, dict[int, Any]]:
-    """The log of the mean of an absolute value over rows, and its slopes."""
-    if not isinstance(size, Jet):
-        return np.log(np.mean(np.abs(size))), {}
-    mean = np.mean(np.abs(size.value))
-    slopes = {i: np.mean(np.sign(size.value) * d) / mean for i, d in size.first.items()}
-    return np.log(mean), slopes
 
 
 def _functions(xp: Any) -> Any:

@@ -1,7 +1,7 @@
 """How well a posterior predicts runs that it has not seen.
 
-The log predictive density of a run, its offset integrated out, by a posterior without that run:
-from the draws of the whole posterior by Pareto-smoothed importance sampling where its k allows
+The log predictive density of a run, what its rows share integrated out, by a posterior without that
+run: from the draws of the whole posterior by Pareto-smoothed importance sampling where its k allows
 (Vehtari, Gelman & Gabry 2017), and by drawing again without the run where it does not.
 """
 
@@ -60,8 +60,7 @@ def elpd(
 
 def refit(posterior: Posterior, start: Array, run: int, seed: int = 0) -> float:
     """The log predictive density of one run by the posterior of all the others."""
-    clusters = posterior.clusters
-    out = np.equal(np.arange(len(posterior.log_loss)) if clusters is None else clusters, run)
+    out = posterior.unit == run
     x = draw(posterior.rows(np.flatnonzero(~out)), start, seed)
     own = posterior.rows(np.flatnonzero(out))
     return float(_log_mean(own.in_batches(own.log_likelihood, x).sum(axis=1)))

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from p2fit.arrays import Array
+from p2fit.bayes.functions import HALF_LOG_2PI
 from p2fit.errors import FitError
 from p2fit.laws import law as laws
 from p2fit.laws.law import Law
@@ -49,7 +50,7 @@ class Prior:
         return self.kind not in ("Normal", "Uniform")
 
     def log_density(self, value: Any, xp: Any) -> Any:
-        """Log density at values inside the support, arrays of NumPy or PyTensor (``xp``)."""
+        """Log density at values inside the support, with the functions of ``xp``."""
         a, b = (*self.values, 0.0)[:2]
         match self.kind:
             case "Normal":
@@ -68,22 +69,6 @@ class Prior:
         constant = a * math.log(b) - math.lgamma(a)
         return constant + (a - 1) * xp.log(value) - b * value
 
-    def slope(self, value: float) -> float:
-        """Derivative of the log density."""
-        a, b = (*self.values, 0.0)[:2]
-        match self.kind:
-            case "Normal":
-                return (a - value) / b**2
-            case "HalfNormal":
-                return -value / a**2
-            case "LogNormal":
-                return ((a - math.log(value)) / b**2 - 1) / value
-            case "Uniform":
-                return 0.0
-            case "HalfStudentT":
-                return -(a + 1) * value / (a * b**2 + value**2)
-        return (a - 1) / value - b
-
     def draw(self, rng: np.random.Generator, size: int) -> Array:
         """Random values, shape (size,)."""
         a, b = (*self.values, 0.0)[:2]
@@ -101,8 +86,6 @@ class Prior:
         return rng.gamma(a, 1 / b, size)
 
 
-HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
-
 #: Size of a coefficient's term at the centre of the data, as a share of the typical loss over the
 #: number of coefficients: a tenth to ten times that share holds most of the mass.
 TERM = Prior("LogNormal", (0.0, 1.5))
@@ -110,8 +93,13 @@ TERM = Prior("LogNormal", (0.0, 1.5))
 ONE_SIGN = Prior("LogNormal", (math.log(0.35), 0.8))
 #: An exponent of a factor that several terms share, of either sign.
 EITHER_SIGN = Prior("Normal", (0.0, 1.0))
-#: Scale of the noise of a point, and of the offsets of runs, in the log of the loss.
+#: Scale of the error of a point, and of the levels and rates of runs, in the log of the loss.
 SCATTER = Prior("HalfStudentT", (3.0, 0.02))
+#: Scale of the levels and rates of runs as shares of the loss above base_loss.
+SHARES = Prior("HalfStudentT", (3.0, 0.1))
+#: Over how many typical distances of neighbours the correlation of errors falls to 1/e: from 0.06,
+#: which is none, to 150, which is a random walk.
+LENGTH = Prior("LogNormal", (math.log(3.0), 2.0))
 #: Degrees of freedom of Student's t noise (Juárez & Steel 2010).
 DEGREES = Prior("Gamma", (2.0, 0.1))
 

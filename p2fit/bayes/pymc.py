@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from p2fit.bayes.functions import SHARED
 from p2fit.bayes.posterior import Posterior
 from p2fit.extras import arviz
 
@@ -19,9 +23,16 @@ def pymc_model(posterior: Posterior) -> pymc.Model:
     """
     arviz()
     import pymc as pm
-    import pytensor.tensor as pt
+    import pytensor.tensor
 
+    pt: Any = pytensor.tensor
+
+    def sums(x: Any, run: Any, starts: Any) -> Any:
+        return pt.dot(x, np.equal.outer(run, np.arange(len(starts))).astype(float))
+
+    names = {n: getattr(pt, n) for n in SHARED}
+    functions = SimpleNamespace(dot=pt.dot, gammaln=pt.gammaln, sums=sums, **names)
     with pm.Model(coords={"variable": posterior.names}) as model:
         x = pm.Flat("x", dims="variable")
-        pm.Potential("log_density", posterior.log_density(x, pt))
+        pm.Potential("log_density", posterior.log_density(x, functions))
     return model

@@ -1,6 +1,6 @@
-"""Draws from a posterior: NUTS by nutpie on the NumPy density, and its diagnostics by ArviZ.
+"""Draws from a posterior: NUTS by nutpie, and its diagnostics by ArviZ.
 
-The density and its gradient are plain NumPy, so nothing is compiled. The sampler walks in
+The density and its gradient are compiled by JAX. The sampler walks in
 coordinates in which the posterior is close to a standard normal: those of
 :mod:`p2fit.bayes.coordinates`, moved and scaled by the curvature at the mode.
 """
@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from p2fit import extras
 from p2fit.arrays import Array
 from p2fit.bayes.coordinates import Coordinates
+from p2fit.bayes.functions import jax_functions
 from p2fit.bayes.laplace import Density, Mode, find_mode
 from p2fit.bayes.posterior import Posterior
-from p2fit.extras import arviz
 
 _TRIES = 1000  # draws from the prior, where least squares gives no start
 _CLIMBS = 4  # from draws of the prior, to find other modes
@@ -113,14 +114,12 @@ def sample(
         others: further modes, in each of which a chain starts.
         progress: called with draws done and in all, tuning included.
     """
-    arviz()
+    extras.arviz()
     import nutpie
     from nutpie.compiled_pyfunc import from_pyfunc
 
     d, done = len(mode.x), 0
-
-    def density() -> Callable[[Array], tuple[float, Array]]:
-        return lambda step: value_and_slope(coordinates, mode, step)
+    compiled = value_and_slope(coordinates, mode)
 
     def keep(*_: Any) -> Callable[[Array], dict[str, Array]]:
         def expand(step: Array) -> dict[str, Array]:
@@ -144,7 +143,13 @@ def sample(
         return found
 
     model = from_pyfunc(
-        d, density, keep, [np.dtype("float64")], [(d,)], ["step"], make_initial_point_fn=start
+        d,
+        lambda: compiled,
+        keep,
+        [np.dtype("float64")],
+        [(d,)],
+        ["step"],
+        make_initial_point_fn=start,
     )
     if "adaptation" in signature(nutpie.sample).parameters:
         how: dict[str, Any] = {"adaptation": "low_rank"}
@@ -157,7 +162,8 @@ def sample(
             draws=draws,
             tune=tune,
             chains=chains,
-            cores=1,  # the density holds Python's lock: threads would only wait
+            # Two, as Python's lock is held for half of the time; with one, chains start in order.
+            cores=1 if others else 2,
             seed=seed,
             save_warmup=False,
             progress_bar=False,
@@ -179,19 +185,27 @@ def sample(
     )
 
 
-def value_and_slope(coordinates: Coordinates, mode: Mode, step: Array) -> tuple[float, Array]:
-    """Log density and gradient a step, shape (d,), away from the mode, in units of its root.
+def value_and_slope(coordinates: Coordinates, mode: Mode) -> Callable[[Array], tuple[float, Array]]:
+    """Log density and gradient a step, shape (d,), away from the mode, in units of its root:
+    compiled by JAX. The function raises :class:`NoDensityError` where there is none."""
+    jax = extras.jax()
+    functions, device = jax_functions(), jax.local_devices(backend="cpu")[0]
 
-    Raises:
-        NoDensityError: there is none.
-    """
-    try:
-        value, slope = coordinates.gradient(mode.x + mode.root @ step)
-    except (ArithmeticError, ValueError):  # an overflow, a log of 0
-        raise NoDensityError from None
-    if not math.isfinite(value):
-        raise NoDensityError
-    return value, mode.root.T @ slope
+    def height(step: Any) -> Any:
+        return coordinates.density(mode.x + functions.dot(step, mode.root.T), functions)
+
+    with jax.enable_x64(True), jax.default_device(device), np.errstate(all="ignore"):
+        compiled = jax.jit(jax.value_and_grad(height)).lower(np.zeros(len(mode.x))).compile()
+
+    def at(step: Array) -> tuple[float, Array]:
+        with jax.enable_x64(True):
+            value, slope = compiled(step)
+        value, slope = float(value), np.asarray(slope)
+        if not (math.isfinite(value) and np.isfinite(slope).all()):
+            raise NoDensityError
+        return value, slope
+
+    return at
 
 
 def diagnose(values: Mapping[str, Array], chains: Chains) -> dict[str, Any]:
@@ -200,7 +214,7 @@ def diagnose(values: Mapping[str, Array], chains: Chains) -> dict[str, Any]:
     Args:
         values: draws by parameter, each of shape (chains, draws).
     """
-    az = arviz()
+    az = extras.arviz()
     each = {
         name: {
             "r_hat": float(az.rhat(draws)),
@@ -233,14 +247,14 @@ def save_trace(
     """
     from p2fit.files import replacing
 
-    az = arviz()
+    az = extras.arviz()
     flat = chains.x.reshape(-1, chains.x.shape[-1])
     by_run = posterior.in_batches(posterior.log_likelihood, flat)
     groups = {
         "posterior": dict(values),
         "sample_stats": {"energy": chains.energy, "diverging": chains.diverging},
         "log_likelihood": {"run": by_run.reshape(*chains.x.shape[:2], -1)},
-        "observed_data": {"log_loss": posterior.log_loss},
+        "observed_data": {"observed": posterior.observed},
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

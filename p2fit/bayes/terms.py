@@ -15,7 +15,6 @@ import numpy as np
 from p2fit.arrays import Array
 from p2fit.bayes.functions import NUMPY
 from p2fit.bayes.posterior import Posterior
-from p2fit.bayes.surface import NaturalParameter, Surface
 from p2fit.laws.monomials import Affine
 from p2fit.solver.monomials import Monomials
 
@@ -61,22 +60,11 @@ class MonomialPosterior(Posterior):
         return found
 
     @cached_property
-    def _stacked(self) -> tuple[Array, Array]:
-        """The same of all terms, one below the other: (terms * n,) and (terms * n, p)."""
-        constants, slopes = zip(*self._design)
-        return np.concatenate(constants), np.ascontiguousarray(np.concatenate(slopes, axis=1).T)
-
-    @cached_property
-    def _known(self) -> Array:
-        """1 for a row of ``_stacked`` whose term has a coefficient, else 0."""
-        return np.repeat(np.array(self.problem.group) >= 0, len(self.problem.y)).astype(float)
-
-    @cached_property
     def _powers(self) -> dict[str, Affine]:
         """The power of each coefficient: 1 for A/N^alpha, alpha for (A/N)^alpha."""
         return {t.coefficient: t.scale for t in self.problem.law.terms if t.coefficient}
 
-    def unit(self, name: str, values: Any, xp: Any) -> tuple[Any, Any]:
+    def size_of(self, name: str, values: Any, xp: Any) -> tuple[Any, Any]:
         problem = self.problem
         i = problem.law.coefficients.index(name)
         theta = [values[e] for e in problem.law.exponents]
@@ -84,55 +72,19 @@ class MonomialPosterior(Posterior):
         unit = unit + sum(c * t for c, t in zip(problem.centre[i, 1:], theta) if c)
         return unit, self._powers[name].value(dict(zip(problem.law.exponents, theta)))
 
-    def fitted(self, x: Any, xp: Any = None) -> Any:
-        xp, total = xp or NUMPY, self.problem.offset
+    def fitted(self, x: Any, xp: Any = NUMPY) -> Any:
+        total = self.problem.offset
         v = self._linear(x, xp)
         for sign, (constant, slopes) in zip(self.problem.sign, self._design):
-            total = total + sign * xp.exp(xp.dot(v, slopes) + constant)
+            total = total + sign * xp.exp(_along(v, slopes) + constant)
         return total
 
-    def surface(self, x: Array, v: Array, along: Array) -> Surface:
-        problem, k = self.problem, self.problem.coefficients
-        constant, slopes = self._stacked
-        sizes = np.exp(slopes @ v + constant).reshape(len(problem.sign), -1)
-        sizes *= problem.sign[:, None]
-
-        def back(pull: Array) -> Array:
-            found: Array = ((sizes * pull).ravel() @ slopes) * along
-            return found
-
-        own = {}
-        for i, name in enumerate(self.sized):
-            if name in self.own:
-                theta = dict(zip(problem.law.exponents, v[k:]))
-                unit, power = self.unit(name, theta, NUMPY)
-                log = (float(x[i]) - unit) / power
-                by, power_by = np.zeros(len(v)), np.zeros(len(v))
-                for exponent, weight in self._powers[name].weights:
-                    power_by[k + problem.law.exponents.index(exponent)] = weight
-                power_by *= along
-                by[k:] = -problem.centre[i, 1:] * along[k:]
-                by[i] = 1.0
-                own[name] = NaturalParameter(
-                    log, (by - log * power_by) / power, float(power), power_by
-                )
-        return Surface(problem.offset + sizes.sum(axis=0), back, own)
-
-    def log_mean(self, x: Any, xp: Any = None) -> Any:
-        xp = xp or NUMPY
+    def log_mean(self, x: Any, xp: Any = NUMPY) -> Any:
         v = self._linear(x, xp)
         members = (d for d, g in zip(self._design, self.problem.group) if g >= 0)
         return xp.log(
-            sum(xp.exp(xp.dot(v, slopes) + constant).mean(-1) for constant, slopes in members)
+            sum(xp.exp(_along(v, slopes) + constant).mean(-1) for constant, slopes in members)
         )
-
-    def log_mean_slope(self, x: Array) -> Array:
-        _, _, v, along = self._prior_gradient(x)
-        constant, slopes = self._stacked
-        sizes = np.exp(slopes @ v + constant) * self._known
-        by = np.zeros(len(x))
-        by[: len(v)] = (sizes @ slopes) / sizes.sum() * along
-        return by
 
     def _linear(self, x: Any, xp: Any) -> Any:
         """What the logs of the terms are linear in, (…, p): sizes as in x, exponents as such."""
@@ -141,3 +93,8 @@ class MonomialPosterior(Posterior):
         return xp.stack(
             [x[..., i] if i < k else self._value(n, x[..., i], xp) for i, n in plain], axis=-1
         )
+
+
+def _along(v: Any, slopes: Array) -> Any:
+    """v (…, p) times slopes (p, n), most of which are 0."""
+    return sum(v[..., i, None] * row for i, row in enumerate(slopes) if row.any())

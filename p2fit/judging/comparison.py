@@ -191,13 +191,14 @@ def compare(
         raise FitError("a comparison has no intervals to bootstrap: leave bootstrap out")
     if backend not in ("least-squares", "bayes"):
         raise FitError(f"backend is {backend!r}: use least-squares or bayes")
-    if backend == "bayes" and options.get("target", "loss") != "loss":
-        raise FitError("the backend bayes models the loss: compare on another target without it")
     if backend == "least-squares" and (noise or prior):
         raise FitError("noise and prior go with the backend bayes")
-    bayes: dict[str, Any] | None = {"prior": prior, **({"noise": noise} if noise else {})}
-    if backend == "least-squares":
-        bayes = None
+    bayes: dict[str, Any] | None = None
+    if backend == "bayes":
+        asked: dict[str, Any] = {
+            k: options[k] for k in ("errors", "delta", "weights") if k in options
+        }
+        bayes = {**asked, "prior": prior, **({"noise": noise} if noise else {})}
     found, excluded = same_rows(source, laws, options)
     parts = [_folds(group[0]) for group in found]
     total = sum(

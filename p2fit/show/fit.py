@@ -142,7 +142,7 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
         yield "", f"weights 1/(s² + τ²), {s}, τ = {tau} of the {options['residual']}"
     if fit.runs is not None:
         yield "runs", _runs(fit.runs, options["residual"])
-    elif options.get("errors") == "runs":
+    elif options.get("errors") == "runs" and fit.posterior is None:
         yield "runs", "too few or too exact to tell how they differ: rows have errors of their own"
     yield "objective", f"{number(fit.objective)} (sum), {_agreement(fit)}"
     scores = []
@@ -207,13 +207,22 @@ def _agreement(fit: Fit) -> str:
 def _posterior(fit: Fit) -> Iterator[tuple[str, str]]:
     posterior, d = fit.posterior or {}, fit.diagnostics or {}
     noise = {"student-t": "Student t", "normal": "normal"}[fit.options["noise"]]
-    offsets = ", one offset per run integrated out" if "tau" in posterior["noise"] else ""
-    known = ", loss_stderr added" if posterior["errors"] else ""
-    yield "method", f"Bayes: {noise} noise of the log of the loss{known}{offsets}"
+    target = "the loss" if fit.target == "loss" else fit.target
+    of = {"log": f"the log of {target}", "linear": target, "arcsine": f"the angle of {target}"}
+    known = f", {posterior['errors']} added" if posterior["errors"] else ""
+    yield "method", f"Bayes: {noise} noise of {of[fit.options['residual']]}{known}"
+    if (runs := posterior["runs"]) is not None:
+        differ = f"level{' and rate' if runs['width'] else ''}"
+        differ += ", as shares of the loss above base_loss" if runs["excess"] else ""
+        errors = f"; errors correlated along {runs['along']}" if runs["along"] else ""
+        yield "", f"runs differ in {differ}{errors}"
     scatter = ", ".join(
         f"{n} {number(float(np.median(v)), 3)}" for n, v in posterior["noise"].items()
     )
     yield "", f"posterior medians of the noise: {scatter}"
+    if (found := d["along_runs"]) is not None:
+        shares = " and ".join(f"{k} {v:.1%}" for k, v in found.items())
+        yield "along runs", f"predicted as odd as observed: {shares}"
     if fit.options["prior"]:
         yield "", f"priors of your own: {'; '.join(fit.options['prior'])}"
     if fit.backend == "laplace":

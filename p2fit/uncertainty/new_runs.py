@@ -68,6 +68,26 @@ def scatter(
     return found
 
 
+def measured(
+    posterior: Mapping[str, Any], scale: Linear, columns: Mapping[str, Any], losses: Array
+) -> Array:
+    """One point of a new run for each of a saved posterior's losses, shape (draws, …)."""
+    rng, runs = np.random.default_rng(0), posterior["runs"]
+    noise = {
+        n: np.array(v, float).reshape(-1, *[1] * (losses.ndim - 1))
+        for n, v in posterior["noise"].items()
+    }
+    error = noise["sigma"] * rng.standard_normal(losses.shape)
+    if runs is not None:
+        spread = np.hypot(noise["tau"], noise.get("rate", 0.0) * runs["width"])
+        spread = spread * effect(runs, scale, columns, losses)
+        error += spread * rng.standard_normal(losses.shape)
+    if "nu" in noise:
+        error /= np.sqrt(rng.chisquare(noise["nu"], losses.shape) / noise["nu"])
+    found: Array = scale.back(scale.to(losses) + error)
+    return found
+
+
 def _unit(solved: Solved) -> float:
     """What 1/(s² + τ²) is of a row of weight 1, where rows are weighted by standard errors."""
     if solved.weighting["weights"] != "stderr":
