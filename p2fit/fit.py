@@ -207,7 +207,8 @@ class Fit(Result):
             if new_run:
                 from p2fit.uncertainty.new_runs import measured
 
-                losses = measured(self.posterior, self.scale, columns, losses)
+                rng = np.random.default_rng(0)
+                losses = measured(self.posterior, self.scale, columns, losses, rng)
             ends = np.quantile(losses, _ENDS, axis=0)
             return ends[0], ends[1]
         if self.covariance is None:

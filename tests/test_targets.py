@@ -480,3 +480,37 @@ def test_the_commands_do_the_same(frame: pl.DataFrame, tmp_path: Path) -> None:
         assert (bad.exit_code, bad.stdout) == (2, "")
         assert message in bad.stderr
         assert len(bad.stderr.splitlines()) == 1
+
+
+# ---------------------------------------------------------------- by a posterior
+
+
+def test_a_posterior_of_another_target_and_a_chain_of_two(
+    frame: pl.DataFrame, loss: p2fit.Fit, accuracy: p2fit.Fit, tmp_path: Path
+) -> None:
+    fits = [
+        p2fit.fit(frame, "chinchilla", backend="laplace"),
+        p2fit.fit(frame, SIGMOID, target="accuracy", backend="laplace"),
+    ]
+    assert "noise of the angle of accuracy" in fits[1].summary()
+    for name, found in fits[1].parameters.items():
+        low, high = np.array(found.interval, float)
+        assert low < TRUTH[name] < high
+    points = {"params": [1e9, 3e10], "tokens": [2e10, 3e12]}
+    plain = p2fit.predict(accuracy, points, through=loss)
+    for i, fit in enumerate(fits):
+        fit.save(tmp_path / f"{i}.json")
+    first, last = (p2fit.load(tmp_path / f"{i}.json") for i in range(2))
+    assert isinstance(first, p2fit.Fit)
+    assert isinstance(last, p2fit.Fit)
+    chained = p2fit.predict(last, points, through=first)
+    assert chained.predicted == pytest.approx(plain.predicted, abs=0.01)
+    widths = []
+    for kind in ("interval", "new_run"):
+        low, high = np.array(getattr(chained, kind))
+        lower, higher = np.array(getattr(plain, kind))
+        assert high - low == pytest.approx(higher - lower, rel=0.4)
+        assert np.all((low >= 0) & (low < chained.predicted))
+        assert np.all((high <= 1) & (chained.predicted < high))
+        widths.append(high - low)
+    assert np.all(widths[1] > widths[0])

@@ -10,16 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from p2fit.arrays import Array
-from p2fit.bayes.priors import (
-    DEGREES,
-    LENGTH,
-    SCATTER,
-    SHARES,
-    TERM,
-    Prior,
-    default_prior,
-    range_priors,
-)
+from p2fit.bayes import priors as known
+from p2fit.bayes.priors import Prior
 from p2fit.bayes.runs import Runs
 from p2fit.errors import LawError
 from p2fit.solver.monomials import Monomials
@@ -54,11 +46,11 @@ def posterior(
     from p2fit.bayes.formulas import FormulaPosterior, Part, inner
     from p2fit.bayes.terms import MonomialPosterior
 
-    law, own = problem.law, {**range_priors(problem.law), **(priors or {})}
+    law, own = problem.law, {**known.range_priors(problem.law), **(priors or {})}
     if taken := [n for n in NOISE if n in law.free]:
         raise LawError(f"{taken[0]} is what a posterior calls a parameter of the noise: rename it")
     parts: dict[str, Part] = {}
-    found = {e: default_prior(law, e) for e in law.exponents}
+    found = {e: known.default_prior(law, e) for e in law.exponents}
     if not isinstance(problem, Monomials):
         parts, more = inner(cast("Formula", problem), own)
         found |= more
@@ -67,11 +59,12 @@ def posterior(
         typical = float(np.exp(np.log(above).mean())) if len(above) else 0.01 * problem.y.mean()
     sizes = [*law.coefficients, *(n for n, part in parts.items() if part.alone)]
     middle = math.log(typical / max(len(sizes), 1))
-    found |= dict.fromkeys(sizes, Prior("LogNormal", (middle, TERM.values[1])))
-    found |= own | {"sigma": _scaled(SCATTER, problem.scale.typical(problem.y)), "nu": DEGREES}
+    found |= dict.fromkeys(sizes, Prior("LogNormal", (middle, known.TERM.values[1])))
+    scatter = known.scatter(problem.scale.typical(problem.y))
+    found |= own | {"sigma": scatter, "nu": known.DEGREES}
     if runs is not None:
-        spread = SHARES if runs.excess else found["sigma"]
-        found |= {"tau": spread, "rate": spread, "length": _scaled(LENGTH, runs.gap)}
+        spread = known.SHARES if runs.excess else scatter
+        found |= {"tau": spread, "rate": spread, "length": known.length(runs.gap)}
     whole: dict[str, Any] = {
         "problem": replace(problem, effects=None),
         "noise": noise,
@@ -84,11 +77,3 @@ def posterior(
     if isinstance(problem, Monomials):
         return MonomialPosterior(**whole)
     return FormulaPosterior(**whole, whole=cast("Formula", problem), parts=parts)
-
-
-def _scaled(prior: Prior, unit: float) -> Prior:
-    """A prior of what is ``unit`` times what the prior given is for."""
-    first, second = prior.values
-    if prior.kind == "LogNormal":
-        return Prior(prior.kind, (first + math.log(unit), second))
-    return Prior(prior.kind, (first, second * unit))

@@ -111,11 +111,7 @@ def left_out(
     dataset: Dataset, options: Mapping[str, Any], tick: Callable[[], None]
 ) -> leaving_out.Elpd:
     """The log predictive density of each run of a dataset, left out; see :mod:`.leaving_out`.
-
-    Args:
-        options: ``prior``, perhaps ``noise``, and ``errors`` and ``delta`` where they were asked
-            for.
-    """
+    ``options`` are ``prior`` and what was asked for of noise, errors, weights and delta."""
     law = dataset.law
     usable = [p for p in options.get("prior", ()) if p.partition("~")[0].strip() in law.free]
     own = BayesOptions(**{k: v for k, v in options.items() if k == "noise"}, prior=usable)
@@ -189,30 +185,22 @@ def fit_one(
     seed = dataset.options.seed
     others = sampling.other_modes(coordinates, mode, seed)
     if backend == "laplace":
-        if others:
-            raise FitError(
-                f"{dataset.label}: the Laplace approximation does not hold here (the posterior has "
-                f"{1 + len(others)} modes): use the backend bayes"
-            )
         weighted = laplace.importance(coordinates.log_density, mode, seed)
-        if not weighted.pareto_k <= laplace.TRUST:
+        if others or not weighted.pareto_k <= laplace.TRUST:
+            why = f"Pareto k {weighted.pareto_k:.2f}, above {laplace.TRUST}"
+            if others:
+                why = f"the posterior has {1 + len(others)} modes"
             raise FitError(
-                f"{dataset.label}: the Laplace approximation does not hold here (Pareto k "
-                f"{weighted.pareto_k:.2f}, above {laplace.TRUST}): use the backend bayes"
+                f"{dataset.label}: the Laplace approximation does not hold here ({why}): use the "
+                "backend bayes"
             )
         x = coordinates.x(weighted.x)
         diagnostics: dict[str, Any] = {"pareto_k": weighted.pareto_k, "ess": weighted.ess}
         diagnostics |= dict.fromkeys(("r_hat", "ess_bulk", "ess_tail", "divergences"))
     else:
+        size = {k: getattr(options, k) for k in ("draws", "tune", "chains")}
         chains = sampling.sample(
-            coordinates,
-            mode,
-            others=others,
-            draws=options.draws,
-            tune=options.tune,
-            chains=options.chains,
-            seed=seed,
-            progress=progress,
+            coordinates, mode, others=others, seed=seed, progress=progress, **size
         )
         values = {n: v for n, v in own.natural(chains.x).items() if n in own.names}
         diagnostics = sampling.diagnose(values, chains)
@@ -239,7 +227,6 @@ def _fit(
     kept = np.linspace(0, len(x) - 1, min(KEPT, len(x))).round().astype(int)
     contraction = contracted(own, x)
     unmoved = [n for n, share in contraction.items() if share < UNMOVED]
-    wrong = failed_checks(diagnostics)
     fitted = np.median(own.in_batches(own.fitted, x[kept]), axis=0)
     recorded = {f.name: getattr(options, f.name) for f in fields(options)}
     recorded |= {"prior": list(options.prior), "save_trace": None}
@@ -259,12 +246,11 @@ def _fit(
             f"the posterior has {modes} modes, and chains started in each: a firmer prior, a tie "
             "or a fixed value can choose one"
         )
-    noise = {n: natural[n] for n in own.names if n not in own.problem.names}
     return replace(
         least_squares,
         backend=backend,
         parameters=_estimates(own.problem.law, natural, least_squares, unmoved),
-        converged=not wrong,
+        converged=not failed_checks(diagnostics),
         metrics=score(own.problem, fitted, solved.frame, dataset.options),
         covariance=None,
         bootstrap=None,
@@ -273,7 +259,7 @@ def _fit(
         options={**least_squares.options, **recorded},
         posterior={
             "draws": {n: natural[n][kept] for n in own.problem.law.free},
-            "noise": {n: v[kept] for n, v in noise.items()},
+            "noise": {n: natural[n][kept] for n in own.names[len(own.problem.names) :]},
             "errors": f"{dataset.options.target}_stderr" if own.errors is not None else None,
             "runs": own.runs
             and {"excess": own.runs.excess, "along": own.runs.along, "width": own.runs.width},

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import ast
 import math
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -99,7 +97,6 @@ class FormulaPosterior(Posterior):
         }
 
     def size_of(self, name: str, values: Any, xp: Any) -> tuple[Any, Any]:
-        functions = _functions(xp)
         inside = name in self.parts
         part = (
             self.parts[name]
@@ -107,17 +104,16 @@ class FormulaPosterior(Posterior):
             else Part(self._factors[name], _ONE, self.whole.columns, alone=True)
         )
         each = {n: v[..., None] for n, v in values.items()}
-        size = abs(compute(part.unit, {**each, **part.columns}, functions))
+        size = abs(compute(part.unit, {**each, **part.columns}, xp))
         size = size + np.zeros(len(next(iter(part.columns.values()))))
         with np.errstate(all="ignore"):
             unit = xp.log(size).mean(-1) if inside else xp.log(size.mean(-1))
-        return unit, compute(part.power, values, functions)
+        return unit, compute(part.power, values, xp)
 
     def fitted(self, x: Any, xp: Any = NUMPY) -> Any:
-        functions = _functions(xp)
         values = self.values(x, xp)
         each = {**{n: v[..., None] for n, v in values.items()}, **self.problem.columns}
-        return compute(self.problem.law.restricted, each, functions) + np.zeros(len(self.observed))
+        return compute(self.problem.law.restricted, each, xp) + np.zeros(len(self.observed))
 
     def log_mean(self, x: Any, xp: Any = NUMPY) -> Any:
         top = sum(x[..., i] for i in self.terms) / len(self.terms)
@@ -205,10 +201,3 @@ def _positive(node: ast.expr, law: Law) -> bool:
 def _without(law: Law, names: Any) -> ast.expr:
     """The formula with parameters at 0."""
     return replace(law, fixed={**law.fixed, **dict.fromkeys(names, 0.0)}).restricted
-
-
-def _functions(xp: Any) -> Any:
-    """What a formula needs, of NumPy or of ``pytensor.tensor``."""
-    if xp is NUMPY:
-        return np
-    return SimpleNamespace(divide=operator.truediv, power=operator.pow, exp=xp.exp, log=xp.log)

@@ -106,11 +106,8 @@ class Posterior:
     # ------------------------------------------------------------ the density
 
     def log_density(self, x: Any, xp: Any = NUMPY) -> Any:
-        """Log density of the posterior but for a constant, shape (…), at x of shape (…, d).
-
-        Args:
-            xp: where to compute: :data:`p2fit.bayes.functions.NUMPY` or the like.
-        """
+        """Log density of the posterior but for a constant, shape (…), at x of shape (…, d), by the
+        functions ``xp``: :data:`p2fit.bayes.functions.NUMPY` or the like."""
         return self.log_prior(x, xp) + self.log_likelihood(x, xp).sum(-1)
 
     @cached_property
@@ -206,6 +203,13 @@ class Posterior:
             return low + (high - low) / (1 + xp.exp(-x))
         return xp.exp(x) if self.logged(name) else x
 
+    def _entry(self, name: str, value: Any) -> Any:
+        """The inverse of ``_value``."""
+        prior = self.priors[name]
+        if prior.kind == "Uniform":
+            return np.log((value - prior.values[0]) / (prior.values[1] - value))
+        return np.log(value) if self.logged(name) else value
+
     def _log_slope(self, name: str, x: Any, xp: Any) -> Any:
         """log |d value / d x|."""
         prior = self.priors[name]
@@ -233,14 +237,13 @@ class Posterior:
             value = float(own[name])
             if prior.kind == "Uniform":
                 low, high = prior.values
-                share = np.clip((value - low) / (high - low), 0.01, 0.99)
-                x[i] = math.log(share / (1 - share))
+                margin = 0.01 * (high - low)
+                x[i] = self._entry(name, np.clip(value, low + margin, high - margin))
             elif prior.kind == "LogNormal" and name in self._inner:
                 x[i] = self._likely(prior, math.log(max(value, 1e-300)))
-            elif self.logged(name):
-                x[i] = math.log(max(value, 1e-6 if name in noise else 0.02))
             else:
-                x[i] = value
+                least = 1e-6 if name in noise else 0.02
+                x[i] = self._entry(name, max(value, least) if self.logged(name) else value)
         inside = {n: self._value(n, x[i], NUMPY) for i, n in enumerate(self.names)}
         for name in self.sized:
             i = self.names.index(name)
@@ -284,7 +287,7 @@ class Posterior:
         x = np.empty((size, len(self.names)))
         natural = {n: v for n, v in values.items() if n not in sized}
         for name in (*natural, *self.sized):
-            i, prior = self.names.index(name), self.priors[name]
+            i = self.names.index(name)
             if name in sized:
                 unit, power = self.size_of(name, natural, NUMPY)
                 if name in self.own:
@@ -294,12 +297,8 @@ class Posterior:
                     x[:, i] = np.log(values[name])
                     with np.errstate(all="ignore"):
                         natural[name] = np.exp((x[:, i] - unit) / power)
-            elif prior.kind == "Uniform":
-                low, high = prior.values
-                share = (values[name] - low) / (high - low)
-                x[:, i] = np.log(share / (1 - share))
             else:
-                x[:, i] = np.log(values[name]) if self.logged(name) else values[name]
+                x[:, i] = self._entry(name, values[name])
         return x
 
     def simulate(self, x: Array, rng: np.random.Generator) -> Array:

@@ -93,15 +93,22 @@ TERM = Prior("LogNormal", (0.0, 1.5))
 ONE_SIGN = Prior("LogNormal", (math.log(0.35), 0.8))
 #: An exponent of a factor that several terms share, of either sign.
 EITHER_SIGN = Prior("Normal", (0.0, 1.0))
-#: Scale of the error of a point, and of the levels and rates of runs, in the log of the loss.
-SCATTER = Prior("HalfStudentT", (3.0, 0.02))
 #: Scale of the levels and rates of runs as shares of the loss above base_loss.
 SHARES = Prior("HalfStudentT", (3.0, 0.1))
-#: Over how many typical distances of neighbours the correlation of errors falls to 1/e: from 0.06,
-#: which is none, to 150, which is a random walk.
-LENGTH = Prior("LogNormal", (math.log(3.0), 2.0))
 #: Degrees of freedom of Student's t noise (Juárez & Steel 2010).
 DEGREES = Prior("Gamma", (2.0, 0.1))
+
+
+def scatter(typical: float) -> Prior:
+    """Of the scale of the error of a point, and of levels and rates of runs, in terms of which 1 is
+    typical: the log of the loss, say."""
+    return Prior("HalfStudentT", (3.0, 0.02 * typical))
+
+
+def length(gap: float) -> Prior:
+    """Of how far the errors of a run are correlated: from 0.06 of the typical distance of
+    neighbours, which is not at all, to 150 of them, which is a random walk."""
+    return Prior("LogNormal", (math.log(3 * gap), 2.0))
 
 
 def default_prior(law: Law, name: str) -> Prior:

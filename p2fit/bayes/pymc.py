@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,9 @@ def pymc_model(posterior: Posterior) -> pymc.Model:
     def sums(x: Any, run: Any, starts: Any) -> Any:
         return pt.dot(x, np.equal.outer(run, np.arange(len(starts))).astype(float))
 
-    names = {n: getattr(pt, n) for n in SHARED}
-    functions = SimpleNamespace(dot=pt.dot, gammaln=pt.gammaln, sums=sums, **names)
+    others = {"divide": operator.truediv, "power": operator.pow}
+    names = {n: others.get(n) or getattr(pt, n) for n in SHARED}
+    functions = SimpleNamespace(gammaln=pt.gammaln, sums=sums, **names)
     with pm.Model(coords={"variable": posterior.names}) as model:
         x = pm.Flat("x", dims="variable")
         pm.Potential("log_density", posterior.log_density(x, functions))

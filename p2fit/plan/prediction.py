@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from p2fit.arrays import Array, finite
+from p2fit.arrays import Array, Index, finite
 from p2fit.curves.choosing import Source
 from p2fit.curves.points import points_table
 from p2fit.errors import FitError
@@ -27,6 +27,7 @@ from p2fit.fit import Fit
 from p2fit.laws.law import Law
 from p2fit.plan.quantities import decades_outside, open_parameters
 from p2fit.results import Result
+from p2fit.uncertainty.new_runs import measured
 from p2fit.wording import join
 
 #: A prediction leans on what the data leave open where parameters that fit equally well differ
@@ -193,8 +194,6 @@ def _chained(fit: Fit, points: Source, first: Fit) -> Prediction:
             raise FitError(
                 f"no chain: one fit is of {k} = {first.group[k]}, the other of {fit.group[k]}"
             )
-    if first.posterior is not None or fit.posterior is not None:
-        raise FitError("a chain is of fits by least squares")
     others = [x for x in fit.law.inputs if x != link]
     wanted = list(dict.fromkeys([*first.law.inputs, *others]))
     frame = points_table(points, wanted)
@@ -232,17 +231,17 @@ def _draw(
     of a new run; None where one of the fits has no draws.
 
     A new run's loss scatters about the first law, and its accuracy about the second law at the
-    loss that it has: Student's t, as in the intervals of one fit.
+    loss that it has: Student's t, as in the intervals of one fit; of a posterior its own noise.
     """
     each = [one.draws() for one in (first, fit)]
     if each[0] is None or each[1] is None:
         return None
     rng = np.random.default_rng(0)
 
-    def some(draws: Mapping[str, Array]) -> dict[str, Array]:
+    def some(draws: Mapping[str, Array]) -> Index:
         size = len(next(iter(draws.values())))
-        chosen = rng.permutation(np.resize(np.arange(size), _PAIRS))
-        return {n: v[chosen, None] for n, v in draws.items()}
+        found: Index = rng.permutation(np.resize(np.arange(size), _PAIRS))
+        return found
 
     def noise(one: Fit) -> Array:
         freedom = max(int((one.covariance or {})["clusters"]) - 1, 1)
@@ -250,20 +249,26 @@ def _draw(
         wide: Array = normal / np.sqrt(rng.chisquare(freedom, (_PAIRS, 1)) / freedom)
         return wide * float(one.metrics["scatter"] or 0.0)
 
-    def moved(one: Fit, values: Array) -> Array:
+    def moved(one: Fit, rows: Index, columns: Mapping[str, Array], values: Array) -> Array:
+        if one.posterior is not None:
+            own = {n: np.array(v)[rows] for n, v in one.posterior["noise"].items()}
+            return measured({**one.posterior, "noise": own}, one.scale, columns, values, rng)
         found: Array = one.scale.back(one.scale.to(values) + noise(one))
         return found
 
-    parameters = [some(each[0]), some(each[1])]
+    chosen = [some(each[0]), some(each[1])]
+    parameters = [
+        {n: v[rows, None] for n, v in draws.items()} for draws, rows in zip(each, chosen) if draws
+    ]
     with np.errstate(all="ignore"):
         losses = first.law.predict(parameters[0], {x: v[None] for x, v in before.items()})
         losses = np.broadcast_to(_widened(first, losses, middle), (_PAIRS, len(middle)))
         rest = {x: v[None] for x, v in own.items()}
         found = []
-        for through in (losses, moved(first, losses)):
-            at = {**rest, first.target: through}
+        for through in (losses, moved(first, chosen[0], before, losses)):
+            at: dict[str, Array] = {**rest, first.target: through}
             found.append(_widened(fit, fit.law.predict(parameters[1], at), fit.predict(at)))
-        return found[0], moved(fit, found[1])
+        return found[0], moved(fit, chosen[1], at, found[1])
 
 
 def _few(fit: Fit) -> float:

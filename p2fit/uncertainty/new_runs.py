@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from p2fit.arrays import Array
-from p2fit.scales import Linear
+from p2fit.scales import SCALES, Linear
 from p2fit.solver.effects import Effects
 from p2fit.solver.solving import Solved
 from p2fit.uncertainty.jackknife import coordinates, t_quantiles
@@ -69,10 +69,14 @@ def scatter(
 
 
 def measured(
-    posterior: Mapping[str, Any], scale: Linear, columns: Mapping[str, Any], losses: Array
+    posterior: Mapping[str, Any],
+    scale: Linear,
+    columns: Mapping[str, Any],
+    losses: Array,
+    rng: np.random.Generator,
 ) -> Array:
     """One point of a new run for each of a saved posterior's losses, shape (draws, …)."""
-    rng, runs = np.random.default_rng(0), posterior["runs"]
+    runs = posterior["runs"]
     noise = {
         n: np.array(v, float).reshape(-1, *[1] * (losses.ndim - 1))
         for n, v in posterior["noise"].items()
@@ -85,6 +89,8 @@ def measured(
     if "nu" in noise:
         error /= np.sqrt(rng.chisquare(noise["nu"], losses.shape) / noise["nu"])
     found: Array = scale.back(scale.to(losses) + error)
+    if scale is SCALES["arcsine"]:
+        found = np.clip(found, np.minimum(losses, 0), np.maximum(losses, 1))
     return found
 
 
