@@ -248,14 +248,19 @@ def degrees_of_freedom(contrasts: Array, information: Array) -> Array:
     pulled = np.matmul(information, moved)
     own = np.einsum("grk,grk->kg", moved, pulled)
     pulled = pulled.transpose(2, 0, 1)  # (k, G, r)
-    shared = np.matmul(np.matmul(pulled, np.linalg.pinv(total)), pulled.transpose(0, 2, 1))
-    products: Array = -shared
-    diagonal = np.arange(len(information))
-    products[:, diagonal, diagonal] += own
-    trace = np.trace(products, axis1=1, axis2=2)
-    squares = np.sum(products**2, axis=(1, 2))
-    found: Array = trace**2 / np.where(squares > 0, squares, 1.0)
-    return np.clip(np.nan_to_num(found, nan=1.0), 1.0, max(len(diagonal) - 1, 1))
+    # Of the matrix with own on the diagonal, less S = pulled inverse pulled', (G, G); of that, what
+    # stands beside the diagonal by sums before and after each cluster: one may hold nearly all.
+    through = pulled @ np.linalg.pinv(total)
+    left = own - np.einsum("kgr,kgr->kg", through, pulled)
+    pairs = pulled[..., :, None] * pulled[..., None, :]
+    others = np.zeros_like(pairs)
+    others[:, 1:] += np.cumsum(pairs[:, :-1], axis=1)
+    others[:, :-1] += np.cumsum(pairs[:, :0:-1], axis=1)[:, ::-1]
+    trace = np.sum(left, axis=1)
+    beside = np.einsum("kgr,kgrs,kgs->kg", through, others, through)
+    squares = np.sum(left**2 + np.maximum(beside, 0.0), axis=1)
+    found: Array = np.where(squares > 0, trace**2 / np.maximum(squares, 1e-300), 1.0)
+    return np.clip(np.nan_to_num(found, nan=1.0), 1.0, max(len(information) - 1, 1))
 
 
 def t_quantiles(freedom: Array) -> Array:
