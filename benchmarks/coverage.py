@@ -155,7 +155,7 @@ def _with_base(columns: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def dense(k: int, others: int = 0, rows: int = 8) -> Design:
-    """k sizes by k (or other) budgets of 5 to 80 tokens a parameter, 8 checkpoints from its eighth."""
+    """k sizes by k (or other) budgets of 5 to 80 tokens a parameter, 8 checkpoints of each run."""
     grid = itertools.product(np.geomspace(1e8, 3e9, k), np.geomspace(5, 80, others or k))
     runs = [(size, size * ratio * np.geomspace(1 / 8, 1, rows)) for size, ratio in grid]
     frame = {
