@@ -25,7 +25,7 @@ from p2fit.uncertainty.jackknife import (
 )
 
 _ROWS = 5  # of a run, from which a shape can be seen
-_SURE = 2.807  # standard errors: 0.5 % of a normal is farther off
+_SURE = 2.576  # standard errors: 1 % of a normal is farther off
 _HANGING = 0.15  # chance of such a size if runs differed in it at random
 _KNOWN = 1e-4  # of a shape's size that is not a change of the law's parameters
 
