@@ -85,6 +85,7 @@ class Outcome(NamedTuple):
     miss: list[float]
     """Log of the prediction over the truth."""
     seconds: float
+    """Of the processor."""
 
 
 def measure() -> str:
@@ -103,7 +104,7 @@ def measure() -> str:
             rows += _rows(design, more, noise, [f for f in found if f is not None])
             print("  " + " | ".join(rows[-2]) + "\n  " + " | ".join(rows[-1]), flush=True)
     heads = ("law, runs", "noise", "errors", "sets", "mean covers", "new run covers",
-             "width, of an oracle's", "RMSE, of that of rows", "ms")  # fmt: skip
+             "width, of an oracle's", "RMSE, of that of rows", "time, of that of rows")  # fmt: skip
     return "\n\n".join([table(heads, rows), _wrong_laws(), setting("p2fit", "numpy")])
 
 
@@ -161,6 +162,7 @@ def _rows(design: Design, more: str, noise: str, found: Sequence[dict[str, Outco
         return [(name(design) + more, noise, e, "0", *["—"] * 5) for e in ("rows", "runs")]
     best = oracle(design, noise)
     plain = np.sqrt(np.mean([np.square(f["rows"].miss) for f in found], axis=0))
+    floor = np.median([f["rows"].seconds for f in found])
     made: list[Row] = []
     for errors in ("rows", "runs"):
         own = [f[errors] for f in found]
@@ -177,7 +179,7 @@ def _rows(design: Design, more: str, noise: str, found: Sequence[dict[str, Outco
                 *spans,
                 f"{wide.min():.2f} to {wide.max():.2f}",
                 f"{miss.min():.2f} to {miss.max():.2f}",
-                f"{1e3 * np.median([o.seconds for o in own]):.0f}",
+                f"{np.median([o.seconds for o in own]) / floor:.1f}",
             )
         )
     return made
@@ -198,9 +200,9 @@ def outcomes(design: Design, noise: str, seed: int) -> dict[str, Outcome] | None
     new = wanted * np.exp(fresh)
     found = {}
     for errors in ("rows", "runs"):
-        start = time.perf_counter()
+        start = time.process_time()
         fit = p2fit.fit(curves, design.law, errors=errors)
-        taken = time.perf_counter() - start
+        taken = time.process_time() - start
         mean, one = (fit.interval(design.points, new_run=n) for n in (False, True))
         if mean is None or one is None:
             return None
