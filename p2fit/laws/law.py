@@ -442,6 +442,9 @@ class Law:
             values[n] = own if jet else jets.Jet(np.asarray(own), {i: 1.0}, {})
         return compute(self.restricted, values, jets)
 
+    def __repr__(self) -> str:
+        return f"<Law {self.name}: {self.formula}>"
+
     def latex(self, target: str = "loss", values: Mapping[str, float] | None = None) -> str:
         """The formula in LaTeX, for what it predicts; with numbers for the parameters given."""
         return formula(parse(self.formula), self.inputs, target, values)
