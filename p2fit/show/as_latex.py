@@ -74,9 +74,8 @@ def tabular(
     yield r"  \midrule"
     for row in rows:
         # In braces: a bracket after the row before would be taken for its height.
-        yield (
-            "  " + " & ".join(f"{{{cell}}}" if cell[:1] in "[*" else cell for cell in row) + r" \\"
-        )
+        cells = (f"{{{cell}}}" if cell.startswith(("[", "*")) else cell for cell in row)
+        yield f"  {' & '.join(cells)} \\\\"
     yield r"  \bottomrule"
     yield r"\end{tabular}"
 
