@@ -24,7 +24,7 @@ from tests.test_examples import EXAMPLES, differences, workplace
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
 
 
-class Kernel(AsyncKernelManager):  # type: ignore[misc]
+class Kernel(AsyncKernelManager):
     """This Python, whatever kernels are installed."""
 
     @property
