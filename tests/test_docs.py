@@ -1,6 +1,6 @@
 """The documentation stays in step with the code.
 
-``python -m tests.test_docs`` rewrites the help texts in docs/cli.md.
+``python -m tests.test_docs`` rewrites the help texts in docs/reference/cli.md.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import p2fit
 from p2fit.cli import main
 
 ROOT = Path(__file__).parents[1]
-CLI = ROOT / "docs" / "cli.md"
+CLI = ROOT / "docs" / "reference" / "cli.md"
 BLOCK = re.compile(r"```console\n\$ p2fit (?P<arguments>[^\n]*--help)\n(?P<help>.*?)```", re.DOTALL)
 
 
@@ -54,7 +54,7 @@ def test_the_changelog_names_this_version() -> None:
 
 
 def test_no_page_links_to_a_file_that_is_not_there() -> None:
-    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.md")]
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")]
     for page in [*pages, *ROOT.glob("benchmarks/*.md")]:
         for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
             if "://" not in target:

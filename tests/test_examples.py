@@ -43,7 +43,8 @@ from p2fit.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
-DOCS = [ROOT / "docs" / name for name in ("import.md", "laws.md", "planning.md", "pictures.md")]
+NAMES = ("tutorials/trainer-logs.md", "how-to/law.md", "how-to/plan.md", "pictures.md")
+DOCS = [ROOT / "docs" / name for name in NAMES]
 PAGES = [ROOT / "README.md", *DOCS, *sorted(EXAMPLES.rglob("*.md"))]
 FILES = sorted(EXAMPLES.rglob("*.csv"))
 BLOCK = re.compile(r"^```(console|pycon)( sampled)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
