@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+import tomllib
 from pathlib import Path
 
 import click
@@ -13,6 +15,7 @@ from click.testing import CliRunner
 
 import p2fit
 from p2fit.cli import main
+from tests.test_examples import DOCS
 
 ROOT = Path(__file__).parents[1]
 CLI = ROOT / "docs" / "reference" / "cli.md"
@@ -56,9 +59,45 @@ def test_the_changelog_names_this_version() -> None:
 def test_no_page_links_to_a_file_that_is_not_there() -> None:
     pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")]
     for page in [*pages, *ROOT.glob("benchmarks/*.md")]:
-        for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
-            if "://" not in target:
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)#]+)", text):
+            if target.startswith("_gallery/"):  # drawn by the page's own commands
+                assert re.search(rf"(-o|--plot) {target.removeprefix('_gallery/')}\b", text), target
+            elif "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def test_every_code_block_is_run_or_read() -> None:
+    """tests/test_examples.py runs ``console`` and ``pycon``, Sphinx what is in braces; here are
+    the few others: lines to set p2fit up, which CI runs by itself, and tables of runs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    assert set(DOCS) == {*(ROOT / "docs").rglob("*.md")} - {CLI}
+    for page in [ROOT / "README.md", *DOCS]:
+        for kind, block in FENCE.findall(page.read_text(encoding="utf-8")):
+            assert kind in ("console", "pycon", "toml", "sh") or kind.startswith("{"), (page, kind)
+            if kind == "toml":
+                assert tomllib.loads(block)
+            for line in block.splitlines() if kind == "sh" else ():
+                program, *words = shlex.split(line, comments=True)
+                if program == "make":
+                    assert set(words) <= set(targets), line
+                    continue
+                assert (program, words.pop(0)) == ("pip", "install"), line
+                for word in words:
+                    path, _, extras = word.partition("[")
+                    assert (ROOT / path / "pyproject.toml").is_file(), line
+                    named = set(filter(None, extras.strip("]").split(",")))
+                    assert named <= set(project["optional-dependencies"]), line
+
+
+def test_every_public_name_is_on_a_page_of_the_reference() -> None:
+    pages = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "docs/reference/api").iterdir())
+    for name in p2fit.__all__:
+        assert f":: p2fit.{name}\n" in pages, name
 
 
 def rewrite() -> None:
