@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -65,6 +67,26 @@ def test_no_page_links_to_a_file_that_is_not_there() -> None:
                 assert re.search(rf"(-o|--plot) {target.removeprefix('_gallery/')}\b", text), target
             elif "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_dead_links_of_the_site_are_found(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "b.html").write_text('<h1 id="top-1">b</h1><a href="../a.html#x">a</a>')
+
+    def dead(body: str) -> list[str]:
+        (tmp_path / "a.html").write_text(f'<p id="x">{body}</p>')
+        command = [sys.executable, str(ROOT / "docs" / "links.py"), str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == bool(done.stdout)
+        return done.stdout.splitlines()
+
+    assert (
+        dead('<a href="sub/b.html#top-1">b</a> <a href="#x">x</a> <a href="https://x.y">y</a>')
+        == []
+    )
+    assert dead('<a href="sub/c.html">c</a>') == ["a.html: sub/c.html"]
+    assert dead('<a href="sub/b.html#gone">b</a>') == ["a.html: sub/b.html#gone"]
+    assert dead('<img src="no.png">') == ["a.html: no.png"]
 
 
 FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
