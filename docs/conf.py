@@ -4,6 +4,7 @@ The source is the whole repository, so that links between docs/, examples/ and t
 somewhere in the browser as they do in a checkout.
 """
 
+import re
 from pathlib import Path
 
 from pygments.lexers.special import TextLexer
@@ -31,7 +32,6 @@ myst_heading_anchors = 4
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 80
-napoleon_custom_sections = [("Returns", "params_style")]
 
 html_theme = "furo"
 html_title = "p2fit"
@@ -63,7 +63,14 @@ def mend(app: Sphinx, exception: Exception | None) -> None:
         text = page.read_text(encoding="utf-8")
         for old, new in MENDED:
             text = text.replace(old, new)
+        text = re.sub(r'<dt class="sig.*?</dt>', in_lines, text, flags=re.DOTALL)
         page.write_text(text, encoding="utf-8")
+
+
+def in_lines(signature: re.Match[str]) -> str:
+    """A signature whose parameters are lines, and no list of definitions without terms."""
+    found = re.sub(r"<d[ld]>", '<span class="sig-line">', signature[0])
+    return re.sub(r"</d[ld]>", "</span>", found)
 
 
 def setup(app: Sphinx) -> None:
