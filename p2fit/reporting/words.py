@@ -239,6 +239,11 @@ def intervals(fit: Fit) -> str:
         )
     if fit.covariance is not None:
         unit = fit.covariance["unit"]
+        if fit.runs is not None:
+            return (
+                f"95 % intervals from how {fit.covariance['clusters']} "
+                f"{'runs' if unit == 'run' else 'values of ' + unit} lie about the law (CR2)."
+            )
         return (
             f"95 % intervals by leaving out each of {fit.covariance['clusters']} "
             f"{'runs' if unit == 'run' else 'values of ' + unit} in turn."

@@ -171,7 +171,10 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
             yield "", f"of these draws: {', '.join(faults)}"
     elif fit.covariance is not None:
         c = fit.covariance
-        yield "intervals", f"leave-one-{c['unit']}-out jackknife over {c['clusters']}, Student's t"
+        kind = f"leave-one-{c['unit']}-out jackknife over {c['clusters']}"
+        if fit.runs is not None:
+            kind = f"robust (CR2) over {c['clusters']} {c['unit']}s"
+        yield "intervals", f"{kind}, Student's t"
     for i, (share, values) in enumerate(fit.sensitivity.items()):
         moved = ", ".join(f"{e} {number(v, 3)}" for e, v in values.items())
         yield "" if i else "sensitivity", f"without each run's first {share}: {moved}"
