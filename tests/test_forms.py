@@ -87,22 +87,23 @@ def test_an_interval_is_told_from_its_value(
     # Beside a value that is a thousand million times larger an end is that value.
     assume(all(e is None or e > 1e-9 * abs(value) for e in (below, above)))
     text = between(value, low, high)
-    found = re.fullmatch(r"(.+)\^\{\+(.+?)\}_\{-(.+?)\}( \\times.*)?", text)
+    found = re.fullmatch(r"(.+?)\^\{(.+?)\}_\{(.+?)\}( \\times.*)?", text)
     assert found is not None, text
     _, factor = parts(text)
-    for error, shown in ((above, found[2]), (below, found[3])):
+    for sign, error, shown in (("+", above, found[2]), ("-", below, found[3])):
         if error is None:
             assert shown == r"\mathrm{open}"
         else:
-            assert digits(shown) <= 2
-            assert float(shown) * factor == pytest.approx(error, rel=0.0502)
+            assert shown[0] == sign
+            assert digits(shown[1:]) <= 2
+            assert float(shown[1:]) * factor == pytest.approx(error, rel=0.0502)
 
 
 @pytest.mark.parametrize(
     ("value", "low", "high", "text"),
     [
         (1.8172, 1.7707, 1.8650, "1.817^{+0.048}_{-0.046}"),
-        (19.56, None, 1183, r"20^{+1200}_{-\mathrm{open}}"),
+        (19.56, None, 1183, r"20^{+1200}_{\mathrm{open}}"),
         (0.0, 0.0, 3.0, "0.0^{+3.0}_{-0}"),
         (2.5e9, 2.4e9, 2.7e9, r"2.50^{+0.20}_{-0.10} \times 10^{9}"),
         (5.0, 6.0, 7.0, r"6\ \mathrm{to}\ 7"),  # a mode at the side of its draws

@@ -64,7 +64,7 @@ def _lines(piece: Piece) -> Iterator[str]:
 
 
 def tabular(
-    heads: Iterable[str], rows: Iterable[Iterable[str]], right: Iterable[bool]
+    heads: Iterable[str], rows: Iterable[Iterable[str]], right: Iterable[bool], end: str = r"\\"
 ) -> Iterator[str]:
     """A table of cells that are LaTeX, for ``booktabs``."""
     columns = "".join("r" if one else "l" for one in right)
@@ -75,7 +75,7 @@ def tabular(
     for row in rows:
         # In braces: a bracket after the row before would be taken for its height.
         cells = (f"{{{cell}}}" if cell.startswith(("[", "*")) else cell for cell in row)
-        yield f"  {' & '.join(cells)} \\\\"
+        yield f"  {' & '.join(cells)} {end}"
     yield r"  \bottomrule"
     yield r"\end{tabular}"
 
@@ -122,7 +122,8 @@ def _parts(fit: Fit) -> Iterator[Iterable[str]]:
     heads = ["Parameter", rf"{middle} $\pm$ {error}", r"95\,\% interval", ""]
     rows = [_row(fit, name, p) for name, p in fit.parameters.items()]
     shown = without_empty(Grid(heads, rows, [False] * len(heads)))
-    yield tabular(shown.heads, shown.rows, shown.right)
+    # What stands above and below an estimate needs room.
+    yield tabular(shown.heads, shown.rows, shown.right, end=r"\\[3pt]")
 
 
 def _origin(fit: Fit) -> Iterator[str]:

@@ -2,8 +2,8 @@ r"""Numbers as papers print them: an error has two digits, and its value ends wh
 
 >>> plus_minus(2143.415, 633.36)
 '2140 \\pm 630'
->>> between(1.8172, 1.7707, None)
-'1.817^{+\\mathrm{open}}_{-0.047}'
+>>> between(1.8172, 1.77, None)
+'1.817^{\\mathrm{open}}_{-0.047}'
 """
 
 from __future__ import annotations
@@ -36,19 +36,17 @@ def between(value: float, low: float | None, high: float | None) -> str:
         names = (r"\mathrm{open}" if end is None else number(end) for end in (low, high))
         return r"\ \mathrm{to}\ ".join(names)
     own = [e for e in errors if e > 0]
-    if not own:
-        up, down = ("0" if e == 0 else r"\mathrm{open}" for e in (above, below))
-        return f"{number(value)}^{{+{up}}}_{{-{down}}}"
-    power = _power(value, *own)
+    power = _power(value, *own) if own else 0
     # Where the ends are far away the value keeps two digits of its own.
-    place = min(_place(e, power) for e in (*own, *([abs(value)] if value else [])))
+    place = min(_place(e, power) for e in (*own, *([abs(value)] if value else []))) if own else 0
 
-    def side(error: float | None) -> str:
+    def side(sign: str, error: float | None) -> str:
         if error is None:
             return r"\mathrm{open}"
-        return _to(error, power, _place(error, power)) if error else "0"
+        return f"{sign}{_to(error, power, _place(error, power)) if error else 0}"
 
-    text = f"{_to(value, power, place)}^{{+{side(above)}}}_{{-{side(below)}}}"
+    shown = _to(value, power, place) if own else number(value)
+    text = f"{shown}^{{{side('+', above)}}}_{{{side('-', below)}}}"
     return rf"{text} \times 10^{{{power}}}" if power else text
 
 
