@@ -91,6 +91,7 @@ class ComputePlan(Result):
     """Compute-optimal sizes and tokens. Made by :func:`plan_compute`."""
 
     table = ("budgets", "")
+    told = ("group", "at")
 
     law: Law
     """The law, with what was fixed and tied."""

@@ -55,6 +55,10 @@ class RunsAhead(Result):
     notes: tuple[str, ...]
     """What the reader should know, one line each."""
 
+    def to_polars(self) -> pl.DataFrame:
+        """:attr:`frame`, after the columns of its group."""
+        return self.frame.select(*(pl.lit(v).alias(k) for k, v in self.group.items()), pl.all())
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; null where there is no number."""
         return {
@@ -113,6 +117,8 @@ class Outlook:
 @dataclass(frozen=True)
 class Continuation(Result):
     """Runs in progress, the lowest end first. Made by :func:`plan_continue`."""
+
+    table = ("runs", "")
 
     law: Law
     """The law, with what was fixed and tied."""

@@ -88,6 +88,7 @@ class TokensPlan(Result):
     """Tokens to buy for one model. Made by :func:`plan_tokens`."""
 
     table = ("goals", "")
+    told = ("group", "at")
 
     law: Law
     """The law, with what was fixed and tied."""
