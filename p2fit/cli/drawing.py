@@ -9,9 +9,19 @@ import click
 from p2fit.cli.shared import bootstrapping, fitting, picture_file, saved_fit, working
 from p2fit.cli.values import Count, Output
 from p2fit.pictures.plot import GAIN, KINDS
+from p2fit.pictures.style import WIDTHS
 
 if TYPE_CHECKING:
     from p2fit.fit import Fit
+
+
+def _width(ctx: Any, param: Any, text: str | None) -> str | float | None:
+    if text is None or text in WIDTHS:
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise click.BadParameter(f"{text} is neither {' nor '.join(WIDTHS)} nor a number") from None
 
 
 @click.command()
@@ -40,6 +50,21 @@ if TYPE_CHECKING:
     help="For saturation: a curve is saturated where a doubling of the tokens gains less.",
 )
 @click.option(
+    "--width",
+    metavar="WIDTH",
+    callback=_width,
+    help="As papers print it: column (3.3 inches), page (6.9), or so many inches. As wide as its "
+    "panels like to be by default.",
+)
+@click.option(
+    "--dpi",
+    type=click.IntRange(30, 1200),
+    default=200,
+    show_default=True,
+    metavar="NUMBER",
+    help="Dots per inch of a PNG.",
+)
+@click.option(
     "-o",
     "--output",
     type=Output(),
@@ -48,7 +73,7 @@ if TYPE_CHECKING:
     metavar="PICTURE",
     help="A file that ends in .png, .svg or .pdf.",
 )
-def plot(fits: list[Fit], kind: Any, curves: str | None, gain: float, output: str) -> None:
+def plot(fits: list[Fit], kind: Any, output: str, dpi: int, **options: Any) -> None:
     """Draw a saved fit.
 
     The rows are read again from the curves that the fit was made of, which must be as they were.
@@ -57,6 +82,7 @@ def plot(fits: list[Fit], kind: Any, curves: str | None, gain: float, output: st
     Examples:
       p2fit plot fit.json -o curves.png
       p2fit plot fit.json --kind residuals -o residuals.svg
+      p2fit plot fit.json --width column -o figure-2.pdf
       p2fit plot fit.json --kind contours --group method=depth -o contours.pdf
     """
     from p2fit.errors import FitError
@@ -67,7 +93,7 @@ def plot(fits: list[Fit], kind: Any, curves: str | None, gain: float, output: st
         groups = "; ".join(", ".join(f"{k}={v}" for k, v in f.group.items()) for f in fits)
         raise FitError(f"{len(fits)} fits: choose the one to draw by --group ({groups})")
     with working(f"drawing {kind}"):
-        save(plot_fit(fits[0], kind, curves=curves, gain=gain), output)
+        save(plot_fit(fits[0], kind, **options), output, dpi)
 
 
 @click.command()

@@ -178,9 +178,10 @@ def _holdouts(fit: Fit) -> list[str]:
 
 def _plans(fit: Fit, dataset: Dataset) -> tuple[list[TokensPlan], ComputePlan | None, str]:
     """Tokens for models as in the data, the best split of compute, and why neither."""
+    from p2fit.pictures.colours import spread
     from p2fit.pictures.fits import split_panels
     from p2fit.pictures.plans import compute_path, typical_inputs
-    from p2fit.pictures.style import Steps, spread
+    from p2fit.pictures.steps import Steps
 
     frame, no_plan = dataset.frame, ""
     tokens: list[TokensPlan] = []

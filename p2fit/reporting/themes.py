@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import re
 
-from p2fit.pictures.style import BAND, BEYOND, COLOURS, FAINT, INK, STEPS
+from p2fit.pictures.colours import BAND, BEYOND, COLOURS, FAINT, INK, STEPS
 
+#: The same steps of plasma, without its darkest part.
+_PALE = (
+    *("#b42e8d", "#bb3488", "#c23c81", "#c8437b", "#cd4a76", "#d45270", "#da5a6a", "#de6164"),
+    *("#e4695e", "#e97158", "#ed7953", "#f1814d", "#f48948", "#f79342", "#fa9c3c", "#fca636"),
+    *("#fdb130", "#febb2b", "#fdc527", "#fcd025", "#f9dc24", "#f7e425", "#f3f027", "#f0f921"),
+)
 _DARK = {
     INK: "#e4e6e9",
     FAINT: "#a3a9b0",
     BAND: "#3b4149",
     BEYOND: "#242930",
     "#ffffff": "#14171b",
-    **dict(zip(COLOURS, ("#5db0e6", "#ff8f4a", "#35c79b", "#e5a3c8", "#f2b84b", "#8ccdf5"))),
-    # The same steps of viridis, without its darkest end.
-    **dict(
-        zip(
-            STEPS,
-            (
-                *("#3f7fb5", "#2f9aa0", "#1fa88a", "#37b878"),
-                *("#5ec962", "#90d743", "#c2df23", "#fde725"),
-            ),
-        )
-    ),
+    **dict(zip(COLOURS, ("#5db0e6", "#ff8f4a", "#35c79b", "#e5a3c8"))),
+    **dict(zip(STEPS, _PALE)),
 }
 
 #: Colour of the table -> the page's variable, its light and its dark value.
