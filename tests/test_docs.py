@@ -1,6 +1,6 @@
 """The documentation stays in step with the code.
 
-``python -m tests.test_docs`` rewrites the help texts in docs/cli.md.
+``python -m tests.test_docs`` rewrites the help texts in docs/cli.md, and docs/glossary.md.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 import p2fit
 from p2fit.cli import main
+from p2fit.glossary import WORDS
 
 ROOT = Path(__file__).parents[1]
 CLI = ROOT / "docs" / "cli.md"
@@ -61,7 +62,20 @@ def test_no_page_links_to_a_file_that_is_not_there() -> None:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def glossary() -> str:
+    words = "\n\n".join(f"**{word.term}**\n: {word.meaning}" for word in WORDS)
+    return (
+        "# Words\n\nWhat p2fit prints, in the words of `p2fit explain WORD`, which also explains "
+        f"columns, laws and\ntheir parameters.\n\n{words}\n"
+    )
+
+
+def test_the_page_of_words_is_what_the_command_says() -> None:
+    assert (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8") == glossary()
+
+
 def rewrite() -> None:
+    (ROOT / "docs" / "glossary.md").write_text(glossary(), encoding="utf-8")
     pages = [
         f"```console\n$ p2fit {' '.join([*w, '--help'])}\n{help_text(w)}```" for w in commands(main)
     ]

@@ -48,6 +48,28 @@ def run(*arguments: object) -> Any:
     return CliRunner().invoke(main, [str(a) for a in arguments], prog_name="p2fit")
 
 
+def under_way() -> pl.DataFrame:
+    """Eight runs of a law with a level, a rate and correlated errors of their own; three have ended
+    before the others."""
+    rng, rows = np.random.default_rng(3), []
+    for n in np.geomspace(1e8, 1.2e10, 8):
+        level, rate, error = rng.normal(0, 0.006), rng.normal(0, 0.002), 0.0
+        for k in range(int(rng.integers(7, 13))):
+            d = 1e9 * 1.5**k
+            error = 0.8 * error + rng.normal(0, 6e-4)
+            own = np.exp(level + rate * (np.log(d) - 22) + error)
+            rows.append((f"size {n:.2g}", n, d, own * (1.8 + 480 / n**0.35 + 2100 / d**0.37)))
+    return pl.DataFrame(rows, schema=["run", "params", "tokens", "loss"], orient="row")
+
+
+def won_back() -> pl.DataFrame:
+    """Pruned runs, with the loss right after pruning 1.5 nats above the base model's."""
+    table = pl.DataFrame(simulate.p2(seed=0, checkpoints=6))
+    first = table.unique("run", keep="first", maintain_order=True)
+    first = first.with_columns(tokens=pl.lit(0.0), loss=pl.col("base_loss") + 1.5)
+    return pl.concat([first.select(table.columns), table], how="vertical_relaxed")
+
+
 def drawn(figure: Any) -> Any:
     """The figure, laid out."""
     figure.draw_without_rendering()
@@ -111,8 +133,12 @@ def test_what_is_not_determined_has_a_range_and_no_draws(fits: dict[str, p2fit.F
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_command_and_the_same_bytes_again(tmp_path: Path, kind: str) -> None:
-    saved = tmp_path / "fit.json"
-    fitted("chinchilla", where="kept == 1").save(saved)
+    saved, source = tmp_path / "fit.json", EXAMPLES / "chinchilla" / "chinchilla.csv"
+    options: Any = {"where": "kept == 1"}
+    if kind in ("runs", "ahead", "recovery"):
+        source, options = tmp_path / "curves.csv", {}
+        (won_back() if kind == "recovery" else under_way()).write_csv(source)
+    p2fit.fit(source, **options).save(saved)
     for end, magic in ((".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")):
         written = []
         for copy in "ab":
@@ -396,7 +422,7 @@ def test_names_in_other_scripts(tmp_path: Path) -> None:
     """As letters where there is a font that has them, without a word where there is none."""
     from matplotlib import font_manager
 
-    from p2fit.pictures.style import styled
+    from p2fit.pictures.settings import styled
 
     with styled():
         from matplotlib import rcParams
@@ -411,3 +437,82 @@ def test_names_in_other_scripts(tmp_path: Path) -> None:
         save(p2fit.plot(fit, "observed", curves=curves), tmp_path / f"p.{end}")
     if len(fonts) > 1:
         assert b"CJK" in (tmp_path / "p.pdf").read_bytes() or len(fonts) == 1
+
+
+def test_valleys_have_the_minima_of_the_law() -> None:
+    """On a design of equal compute: its own budgets, and the sizes that plan compute gives."""
+    n, c = np.meshgrid(np.geomspace(1e8, 6.4e9, 7), [1e19, 1e20, 1e21])
+    d = c / 6 / n
+    curves = {
+        "run": [f"r{i}" for i in range(n.size)],
+        "params": n.ravel(),
+        "tokens": d.ravel(),
+        "loss": (1.8 + 480 / n**0.35 + 2100 / d**0.37).ravel(),
+    }
+    fit = p2fit.fit(curves)
+    figure = p2fit.plot(fit, "isoflop", curves=curves)
+    left, right = figure.axes
+    found: Any = [line.get_data() for line in right.lines if line.get_marker() == "D"]
+    best = p2fit.plan_compute(fit, [1e19, 1e20, 1e21]).budgets
+    assert [float(x[0]) for x, _ in found] == pytest.approx([1e19, 1e20, 1e21])
+    assert [float(y[0]) for _, y in found] == pytest.approx([b.size.value for b in best])
+    rows: Any = [line.get_data() for line in left.lines if line.get_marker() == "o"]
+    assert sum(len(x) for x, _ in rows) == n.size
+    one_size = simulate.chinchilla(20, seed=1, params=[1e9, 2e9] * 10)
+    with pytest.raises(FitError):
+        p2fit.plot(p2fit.fit(one_size), "isoflop", curves=one_size)
+
+
+def test_what_is_won_back_is_between_nothing_and_all() -> None:
+    curves = won_back()
+    figure = p2fit.plot(p2fit.fit(curves), "recovery", curves=curves)
+    rows = curves.filter(pl.col("tokens") > 0)
+    want = 100 * (1.5 - (rows["loss"] - rows["base_loss"])) / 1.5
+    lines: list[Any] = [line for axis in figure.axes for line in axis.lines]
+    dots = [float(y) for line in lines if line.get_marker() == "o" for y in line.get_ydata()]
+    assert sorted(dots) == pytest.approx(sorted(want.to_list()))
+    without = curves.filter(pl.col("tokens") > 0)
+    with pytest.raises(FitError, match="no run has a row of tokens = 0"):
+        p2fit.plot(p2fit.fit(without), "recovery", curves=without)
+
+
+def test_runs_have_the_levels_that_they_were_made_with() -> None:
+    from p2fit.plan.going_on import own_effects
+
+    curves = under_way()
+    fit = p2fit.fit(curves)
+    assert fit.runs is not None
+    figure = p2fit.plot(fit, "runs", curves=curves)
+    levels = sorted(
+        100 * float(own_effects(fit, part.sort("tokens")).effects[0])
+        for part in fit.dataset(curves).frame.partition_by("run")
+    )
+    (dots,) = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert np.asarray(dots.get_ydata(), float) == pytest.approx(levels)
+    # Made with a standard deviation of 0.6 %.
+    assert 0.2 < float(np.std(levels)) < 1.2
+    with pytest.raises(FitError, match="knows nothing of its runs"):
+        p2fit.plot(fitted("chinchilla", where="kept == 1"), "runs")
+
+
+def test_a_run_goes_on_from_its_last_point_to_where_the_longest_is() -> None:
+    curves = under_way()
+    fit = p2fit.fit(curves)
+    figure = p2fit.plot(fit, "ahead", curves=curves)
+    last = curves.group_by("run").agg(pl.col("tokens").max(), pl.col("loss").last())
+    most = float(last["tokens"].max())  # type: ignore[arg-type]
+    going = set(last.filter(pl.col("tokens") < 0.95 * most)["run"])
+    assert {axis.get_title() for axis in figure.axes} <= going
+    for axis in figure.axes:
+        (line,) = [one for one in axis.lines if one.get_linewidth() == 1.6]
+        tokens, loss = (np.asarray(v, float) for v in line.get_data())
+        own = last.row(by_predicate=pl.col("run") == axis.get_title(), named=True)
+        assert tokens[[0, -1]] == pytest.approx([own["tokens"], most])
+        ends = p2fit.predict_runs(fit, tokens=[most], runs=[axis.get_title()], curves=curves)
+        assert loss[-1] == pytest.approx(float(ends.frame["predicted"][0]))
+
+
+def test_certainty_shows_open_ends(fits: dict[str, p2fit.Fit]) -> None:
+    for name, word in (("chinchilla", "95 % interval"), ("three inputs", "open")):
+        figure = drawn(p2fit.plot(fits[name], "certainty"))
+        assert word in {t.get_text() for t in figure.legends[0].get_texts()}

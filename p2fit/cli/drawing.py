@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from p2fit.cli.shared import bootstrapping, fitting, picture_file, saved_fit, working
-from p2fit.cli.values import Count, Output
+from p2fit.cli.values import Count, Model, Output
 from p2fit.pictures.plot import GAIN, KINDS
 from p2fit.pictures.style import WIDTHS
 
@@ -34,7 +34,10 @@ def _width(ctx: Any, param: Any, text: str | None) -> str | float | None:
     help="curves: with the fit, its 95 % intervals and what lies beyond the data. observed: "
     "against predicted loss. residuals: against each input. contours: lines of equal loss. "
     "saturation: until more tokens hardly help. compute: the best split of compute. draws: every "
-    "pair of parameters as the fit is unsure of them. profile: how the objective rises.",
+    "pair of parameters as the fit is unsure of them. profile: how the objective rises. certainty: "
+    "intervals, and how sure predictions are near and far. isoflop: valleys of equal compute. "
+    "runs: how runs differ from the law. ahead: where runs in progress go on to. recovery: what "
+    "training wins back of what pruning cost.",
 )
 @click.option(
     "--curves",
@@ -100,6 +103,14 @@ def plot(fits: list[Fit], kind: Any, output: str, dpi: int, **options: Any) -> N
 @fitting
 @bootstrapping
 @click.option(
+    "--plan",
+    multiple=True,
+    type=Model(),
+    metavar="MODEL",
+    help="A model to plan for, by the law's inputs: params=8B,pruning_rate=0.3,base_loss=2.05: "
+    "tokens worth buying, and with tokens its loss. Repeatable.",
+)
+@click.option(
     "-o",
     "--output",
     type=Output(),
@@ -107,7 +118,7 @@ def plot(fits: list[Fit], kind: Any, output: str, dpi: int, **options: Any) -> N
     metavar="PAGE.HTML",
     help="The file to write.",
 )
-def report(curves: str, output: str, **options: Any) -> None:
+def report(curves: str, output: str, plan: Any, **options: Any) -> None:
     """Say all there is to say of a fit on one HTML page.
 
     What was fitted and why this law, the formula with its numbers, what the data do not tell, how
@@ -123,6 +134,7 @@ def report(curves: str, output: str, **options: Any) -> None:
       p2fit report curves.csv -o report.html
       p2fit report curves.csv --law p2 --where "tokens > 1e8" --bootstrap 4000 -o report.html
       p2fit report fit.json -o report.html
+      p2fit report fit.json --plan params=8B,tokens=20B -o report.html
     """
     from p2fit.files import write_text
     from p2fit.fit import load
@@ -130,7 +142,7 @@ def report(curves: str, output: str, **options: Any) -> None:
 
     with working(f"reporting on {curves}") as progress:
         if curves.endswith(".json"):
-            text = page(load(curves), progress=progress)
+            text = page(load(curves), plan=plan, progress=progress)
         else:
-            text = page(curves, progress=progress, **options)
+            text = page(curves, plan=plan, progress=progress, **options)
     write_text(output, text)

@@ -56,9 +56,27 @@ def print_all(
         if i:
             click.echo()
         echo(one)
+    parts = list(found)
     if overview is not None and len(found) > 1:
         click.echo()
-        echo(overview(found))
+        parts.append(overview(found))
+        echo(parts[-1])
+    hint(parts)
+
+
+def hint(parts: Sequence[Any]) -> None:
+    """On a terminal, which of the printed words p2fit explain knows."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return
+    from rich.text import Text
+
+    from p2fit.glossary import words_in
+    from p2fit.show.parts import text
+
+    used = [word.term for word in words_in("\n".join(map(text, parts)))]
+    if used:
+        click.echo()
+        echo(Text(f"p2fit explain WORD says what these mean: {', '.join(used)}", style="dim"))
 
 
 def print_json(document: Any) -> None:

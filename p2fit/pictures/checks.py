@@ -10,6 +10,7 @@ import numpy as np
 
 from p2fit.errors import FitError
 from p2fit.pictures.colours import BAND, COLOURS, FAINT, INK, spread
+from p2fit.pictures.settings import styled
 from p2fit.pictures.style import (
     ANYWHERE,
     Place,
@@ -19,7 +20,6 @@ from p2fit.pictures.style import (
     set_name,
     set_scale,
     set_values,
-    styled,
 )
 from p2fit.show.parts import labels
 

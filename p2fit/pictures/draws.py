@@ -10,7 +10,8 @@ from p2fit.arrays import Array
 from p2fit.errors import FitError
 from p2fit.fit import Fit
 from p2fit.pictures.colours import COLOURS, INK
-from p2fit.pictures.style import ANYWHERE, Place, panels, set_name, set_values, styled
+from p2fit.pictures.settings import styled
+from p2fit.pictures.style import ANYWHERE, Place, panels, set_name, set_values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from p2fit.pictures.style import styled
+from p2fit.pictures.settings import styled
 
 
 class Picture(Figure):

@@ -11,18 +11,9 @@ import polars as pl
 from p2fit.arrays import Array
 from p2fit.fit import Fit
 from p2fit.pictures.colours import BEYOND, COLOURS, FAINT, INK, is_log, spread
+from p2fit.pictures.settings import styled
 from p2fit.pictures.steps import Steps
-from p2fit.pictures.style import (
-    ANYWHERE,
-    Place,
-    label,
-    note,
-    panels,
-    set_scale,
-    shown,
-    styled,
-    swatch,
-)
+from p2fit.pictures.style import ANYWHERE, Place, label, note, panels, set_scale, shown, swatch
 from p2fit.plan.going_on import ahead
 
 if TYPE_CHECKING:

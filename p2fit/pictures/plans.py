@@ -20,18 +20,9 @@ from p2fit.pictures.fits import (
     share_scale,
     split_panels,
 )
+from p2fit.pictures.settings import styled
 from p2fit.pictures.steps import Steps
-from p2fit.pictures.style import (
-    ANYWHERE,
-    Place,
-    label,
-    panels,
-    set_flops,
-    set_scale,
-    shown,
-    styled,
-    swatch,
-)
+from p2fit.pictures.style import ANYWHERE, Place, label, panels, set_flops, set_scale, shown, swatch
 from p2fit.plan.compute import ComputePlan, plan_compute
 from p2fit.plan.quantities import Quantity
 from p2fit.plan.tokens import plan_tokens

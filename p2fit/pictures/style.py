@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import io
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from p2fit import extras
 from p2fit.errors import FitError
 from p2fit.files import replacing
 from p2fit.laws.typesetting import symbol
-from p2fit.pictures.colours import FAINT, INK, is_log
+from p2fit.pictures.colours import FAINT, is_log
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,38 +22,11 @@ if TYPE_CHECKING:
 FORMATS = (".png", ".svg", ".pdf")
 
 _LEAST, _LEAST_OF_ALL = 1.6, 0.6  # inches across a panel, where a width is asked for
+_LOWEST = 1.35  # inches down a panel
 _TALLEST = 8.5  # inches down a figure of that kind
 
 #: Sizes in which papers print a picture, in inches: one column, or the whole page across.
 WIDTHS = {"column": 3.3, "page": 6.9}
-
-_STYLE: Any = {
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.labelsize": "medium",
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": "medium",
-    "figure.dpi": 150,
-    "font.size": 9,
-    "legend.frameon": False,
-    "legend.fontsize": "small",
-    "pdf.fonttype": 42,  # publishers refuse type 3
-    "svg.hashsalt": "p2fit",  # the same picture gives the same bytes
-    "text.color": INK,
-    "text.parse_math": False,  # a name may hold a $
-    "xtick.color": INK,
-    "ytick.color": INK,
-}
-#: DejaVu Sans comes with matplotlib: the same on every machine. The others are for letters that it
-#: lacks, where there is one of them.
-_FONTS = (
-    "DejaVu Sans",
-    *(f"Noto Sans CJK {country}" for country in ("SC", "JP", "KR", "TC")),
-    *("Noto Sans SC", "Source Han Sans SC", "PingFang SC", "Hiragino Sans", "Microsoft YaHei"),
-    *("Yu Gothic", "Malgun Gothic", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei"),
-    "Arial Unicode MS",
-)
 
 LABELS = {
     "params": "parameters",
@@ -89,35 +58,6 @@ def shown(name: str, value: float) -> str:
 
 
 COUNTS = ("params", "avg_params", "active_params", "tokens")
-
-
-@contextmanager
-def styled() -> Iterator[None]:
-    """Draw in the style of these pictures, whatever the reader's own settings are.
-
-    Raises:
-        FitError: matplotlib is not installed.
-    """
-    try:
-        matplotlib = extras.matplotlib()
-    except ImportError:
-        raise FitError(f"pictures need matplotlib: {extras.command('plot')}") from None
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
-        matplotlib.rcParams["font.family"] = _fonts()
-        # A name in a script that the font lacks is drawn as boxes.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        yield
-
-
-@functools.cache
-def _fonts() -> list[str]:
-    """Those of the fonts that are there."""
-    from matplotlib.font_manager import fontManager
-
-    there = set(fontManager.get_font_names())
-    return [name for name in _FONTS if name in there]
 
 
 @dataclass(frozen=True)
@@ -231,7 +171,8 @@ def panels(
             raise FitError(
                 f"{columns} panels side by side need {_LEAST_OF_ALL * columns:.2g} inches or more"
             )
-        high = min(ratio * wide, _TALLEST / rows)
+        high = max(ratio * wide, _LOWEST) if narrow else ratio * wide
+        high = min(high, _TALLEST / rows)
     rows = -(-count // columns)
     made = Picture(figsize=(wide * columns, high * rows), layout="constrained")
     FigureCanvasAgg(made)  # which can measure letters

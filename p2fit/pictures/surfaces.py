@@ -10,7 +10,8 @@ import polars as pl
 from p2fit.errors import FitError
 from p2fit.fit import Fit
 from p2fit.pictures.colours import BEYOND, COLOURS, FAINT, INK, spread
-from p2fit.pictures.style import ANYWHERE, Place, label, panels, set_scale, shown, styled, swatch
+from p2fit.pictures.settings import styled
+from p2fit.pictures.style import ANYWHERE, Place, label, panels, set_scale, shown, swatch
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
