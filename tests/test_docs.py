@@ -1,6 +1,7 @@
 """The documentation stays in step with the code.
 
-``python -m tests.test_docs`` rewrites the help texts in docs/reference/cli.md.
+``python -m tests.test_docs`` rewrites the help texts in docs/reference/cli.md, and
+docs/reference/glossary.md.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from click.testing import CliRunner
 
 import p2fit
 from p2fit.cli import main
+from p2fit.glossary import WORDS
 from tests.test_examples import DOCS
 
 ROOT = Path(__file__).parents[1]
 CLI = ROOT / "docs" / "reference" / "cli.md"
+GLOSSARY = CLI.with_name("glossary.md")
 BLOCK = re.compile(r"```console\n\$ p2fit (?P<arguments>[^\n]*--help)\n(?P<help>.*?)```", re.DOTALL)
 
 
@@ -122,7 +125,20 @@ def test_every_public_name_is_on_a_page_of_the_reference() -> None:
         assert f":: p2fit.{name}\n" in pages, name
 
 
+def glossary() -> str:
+    words = "\n\n".join(f"**{word.term}**\n: {word.meaning}" for word in WORDS)
+    return (
+        "# Words\n\nWhat p2fit prints, in the words of `p2fit explain WORD`, which also explains "
+        f"columns, laws and\ntheir parameters.\n\n{words}\n"
+    )
+
+
+def test_the_page_of_words_is_what_the_command_says() -> None:
+    assert GLOSSARY.read_text(encoding="utf-8") == glossary()
+
+
 def rewrite() -> None:
+    GLOSSARY.write_text(glossary(), encoding="utf-8")
     pages = [
         f"```console\n$ p2fit {' '.join([*w, '--help'])}\n{help_text(w)}```" for w in commands(main)
     ]

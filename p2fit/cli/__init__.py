@@ -19,6 +19,7 @@ from p2fit.wording import printable
 
 _MODULES = {
     "citing": ("cite",),
+    "explaining": ("explain",),
     "fitting": ("fit", "check", "laws", "schema"),
     "importing": ("import",),
     "drawing": ("plot", "report"),

@@ -74,6 +74,23 @@ def print_parts(parts: Sequence[Any], form: str) -> None:
         else:
             layout = show.renderable(part) if isinstance(part, Result) else part
             click.echo(show.to_markdown(layout), nl=False)
+    if form == "text":
+        hint(parts)
+
+
+def hint(parts: Sequence[Any]) -> None:
+    """On a terminal, which of the printed words p2fit explain knows."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return
+    from rich.text import Text
+
+    from p2fit.glossary import words_in
+    from p2fit.show.parts import text
+
+    used = [word.term for word in words_in("\n".join(map(text, parts)))]
+    if used:
+        click.echo()
+        echo(Text(f"p2fit explain WORD says what these mean: {', '.join(used)}", style="dim"))
 
 
 def print_csv(frames: Sequence[Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -13,7 +13,7 @@ from p2fit.fit import Fit
 # ---------------------------------------------------------------- how to reproduce
 
 
-def command(fit: Fit) -> str:
+def command(fit: Fit, plan: Sequence[Mapping[str, float]] = ()) -> str:
     """The command that makes this page; empty where the rows came from no file."""
     source = fit.data["source"]
     if source.startswith("<") or fit.backend != "least-squares":
@@ -43,6 +43,8 @@ def command(fit: Fit) -> str:
             continue
         flag = "--" + name.replace("_", "-")
         asked += [flag] if value is True else [flag, _text(value)]
+    for at in plan:
+        asked += ["--plan", ",".join(f"{x}={_text(v)}" for x, v in at.items())]
     return shlex.join([*asked, "-o", "report.html"])
 
 

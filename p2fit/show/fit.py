@@ -12,8 +12,8 @@ from rich.text import Text
 
 from p2fit.diagnostics import UNMOVED, failed_checks
 from p2fit.fit import Estimate, Fit
+from p2fit.show.headline import headline, known, local_rank, predicts_within
 from p2fit.show.parts import describe_control, facts, grid, labels, number
-from p2fit.solver.identify import determined
 
 _HEADS = ("parameter", "estimate", "std. error", "95 % interval", "")
 _BAYES_HEADS = (
@@ -48,17 +48,18 @@ def overview(fits: Sequence[Fit]) -> Group:
     r2 = "r2_excess" if excess else "r2"
     sloped = any(fit.metrics["asd"] is not None for fit in fits)
     heads = ["rows", "runs", "R² L−L₀" if excess else "R²", "RMSE", *(["ASD"] if sloped else [])]
-    scores = grid(["group"], [*heads, "determined"])
+    scores = grid(["group"], [*heads, "predicts within", "known"])
     names = list(fits[0].parameters)
     values = grid(["group"], names)
     for fit, label in zip(fits, labels([fit.group for fit in fits])):
-        m, found = fit.metrics, fit.identification
+        m = fit.metrics
         scores.add_row(
             label,
             str(fit.data["used"]),
             str(fit.data["runs"]),
             *(number(m[n], 3) for n in (r2, "rmse", *(["asd"] if sloped else []))),  # type: ignore[arg-type]
-            f"{found['rank']} of {found['parameters']}",
+            predicts_within(fit),
+            f"{len(known(fit)[0])} of {len(fit.law.free)}",
         )
         values.add_row(label, *(_value(fit.parameters[n]) for n in names))
     return Group(Text("all groups", style="bold"), Text(), scores, Text(), values)
@@ -114,10 +115,11 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
     if fit.law.name == "custom":
         yield "", f"columns: {', '.join(fit.law.inputs) or 'none'}; all other names are parameters"
     if fit.target != "loss":
-        known = "all of it in [0, 1]: taken for a share" if options["residual"] == "arcsine" else ""
-        yield "predicts", f"{fit.target}{', ' if known else ''}{known}"
+        share = "all of it in [0, 1]: taken for a share" if options["residual"] == "arcsine" else ""
+        yield "target", f"{fit.target}{', ' if share else ''}{share}"
     if data["chosen"]:
         yield "", f"chosen because {data['chosen']}"
+    yield from headline(fit)
     rows = f"{data['used']} of {data['rows']} rows, {data['runs']} run{'s' * (data['runs'] != 1)}"
     yield "data", f"{data['source']}: {rows}"
     for reason, count in data["excluded"].items():
@@ -159,7 +161,7 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
         scores.append(f"ASD {number(m['asd'])} {m['asd_unit']}")  # type: ignore[arg-type]
     yield "", ", ".join(scores)
     found = fit.identification
-    yield "determined", determined(found["rank"], found["parameters"], found["condition"])
+    yield "local rank", local_rank(found)
     if fit.bootstrap is not None:
         b = fit.bootstrap
         kind = {"wild": "wild cluster bootstrap", "runs": "bootstrap of runs"}[b["resample"]]

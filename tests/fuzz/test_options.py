@@ -95,6 +95,7 @@ BASES: dict[tuple[str, ...], list[str]] = {
     ("check",): ["curves.csv"],
     ("cite",): ["p2"],
     ("compare",): [*FIT, "--law", "E + A/tokens^alpha"],
+    ("explain",): ["open"],
     ("fit",): FIT,
     ("identify",): FIT,
     ("import",): ["log.jsonl", "--params", "1M", "--tokens-per-step", "512"],
