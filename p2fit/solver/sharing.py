@@ -264,7 +264,7 @@ def _determined(problem: Problem, z: Array, jac: Array) -> Array:
     """
     jac = jac[(z > problem.lower) & (z < problem.upper)]
     size = np.linalg.norm(jac, axis=1)
-    if not size.any():
+    if not np.isfinite(size).all() or not size.any():
         return np.zeros((0, jac.shape[1]))
     scaled = jac[size > 0] / size[size > 0, None]
     values, vectors = np.linalg.eigh(scaled @ scaled.T)
