@@ -206,6 +206,53 @@ def test_a_plan_that_is_open_is_not_given() -> None:
     assert "grows as compute to the power" not in text
 
 
+def test_models_of_ones_choice(tmp_path: Path) -> None:
+    """The numbers are those of the commands, and the page's own command asks for them again."""
+    fit = p2fit.fit(CHINCHILLA, **SMALL)
+    model = {"params": 8.03e9, "tokens": 2e10}
+    text = words(sound(p2fit.report(fit, plan=[model])))
+    assert "Parameters 8.03B, tokens 20B" in text
+    predicted = float(p2fit.predict(fit, model).predicted[0])
+    assert re.search(rf"loss of the law\s*{predicted:.4g}", text)
+    assert "--plan params=8030000000,tokens=20000000000" in text
+    assert "e+0" not in text
+    with pytest.raises(FitError, match="does not read pruning_rate: a model is its"):
+        p2fit.report(fit, plan=[{"params": 8e9, "pruning_rate": 0.3}])
+    for wrong in ("params", "params=x", "params=1B,params=2B", ""):
+        found = run("report", CHINCHILLA, "--plan", wrong, "-o", tmp_path / "r.html")
+        assert found.exit_code == 2
+        assert "Invalid value for '--plan'" in found.stderr
+
+
+def test_runs_in_progress_end_as_plan_continue_says() -> None:
+    from tests.test_plot import under_way
+
+    curves = under_way()
+    fit = p2fit.fit(curves)
+    text = words(sound(p2fit.report(fit, curves=curves)))
+    most = float(curves["tokens"].max())  # type: ignore[arg-type]
+    plan = p2fit.plan_continue(fit, tokens=most, curves=curves)
+    listed = text.partition("Ends lowest")[2]
+    going = [run for run in plan.runs if run.tokens < 0.95 * most]
+    assert going
+    for one in going:
+        low, high = one.interval or (0.0, 0.0)
+        assert f"{one.end:.4g}" in listed
+        assert f"{low:.4g} to {high:.4g}" in listed
+        assert f"{one.doubling:.3g}" in listed
+
+
+def test_thousands_of_columns_are_left_unread() -> None:
+    """The same page, but for the hash of the curves."""
+    table = pl.DataFrame(simulate.chinchilla(12, seed=1))
+    wide = table.with_columns(**{f"x{i}": pl.lit(float(i)) for i in range(300)})
+
+    def page(rows: pl.DataFrame) -> str:
+        return re.sub(r"<code>[0-9a-f]{64}</code>", "", p2fit.report(rows))
+
+    assert page(wide) == page(table)
+
+
 NASTY = [
     "<script>alert(1)</script>",
     "</svg><img src=x onerror=alert(1)>",
