@@ -132,6 +132,39 @@ def test_the_command_it_names_makes_it_again(dense: str, tmp_path: Path) -> None
     assert made.read_text(encoding="utf-8") == dense
 
 
+RUNS = EXAMPLES / "p2_study" / "post_train.csv"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"errors": "rows"},
+        {"loss": "squared"},
+        {"loss": "squared", "errors": "rows", "weights": "runs"},
+        {"delta": 0.01, "burn_in": 0.1, "cluster": "params"},
+        {"residual": "linear", "fix": {"E": 0.5}, "ranges": {"beta": (0.1, 0.9)}},
+        {"subtract_control": True, "tie": {"alpha": "beta"}, "seed": 3},
+    ],
+    ids=str,
+)
+def test_the_command_on_a_page_fits_the_same(options: dict[str, Any]) -> None:
+    import json
+    import shlex
+
+    from p2fit.reporting.command import command
+
+    fit = p2fit.fit(RUNS, where="method == 'depth'", **options)
+    made = shlex.split(command(fit))
+    assert made[:2] == ["p2fit", "report"]
+    assert made[-2] == "-o"
+    found = run("fit", *made[2:-2], "--json")
+    assert found.exit_code == 0, found.output
+    again = json.loads(found.stdout)
+    assert again["options"] == json.loads(json.dumps(fit.to_dict()))["options"]
+    assert again["parameters"]["beta"]["estimate"] == fit.parameters["beta"].estimate
+
+
 def test_a_saved_fit_gives_the_page_of_its_curves(dense: str, tmp_path: Path) -> None:
     fit = p2fit.fit(CHINCHILLA, **SMALL)
     fit.save(tmp_path / "fit.json")

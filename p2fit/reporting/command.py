@@ -39,7 +39,7 @@ def command(fit: Fit, plan: Sequence[Mapping[str, float]] = ()) -> str:
     skip = {"columns", "run_by", "by", "pool", "fix", "tie", "ranges", "start"}
     for name, usual in plain.items():
         value = fit.options.get(name, usual)
-        if name in skip or value == usual or (name == "weights" and value == "rows"):
+        if name in skip or value in (usual, None) or (name == "weights" and value == "rows"):
             continue
         flag = "--" + name.replace("_", "-")
         asked += [flag] if value is True else [flag, _text(value)]

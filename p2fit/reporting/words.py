@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from p2fit import wording
 from p2fit.errors import FRAME
 from p2fit.fit import Estimate, Fit
 from p2fit.laws.table import LAWS
@@ -77,7 +78,7 @@ def group(fit: Fit) -> str:
 
 
 def percent(share: float | None, digits: int = 3) -> str:
-    return "—" if share is None else f"{100 * share:.{digits}g} %"
+    return "—" if share is None else wording.percent(share, digits)
 
 
 def title(fit: Fit) -> str:

@@ -14,6 +14,7 @@ from p2fit.diagnostics import UNMOVED, failed_checks
 from p2fit.fit import Estimate, Fit
 from p2fit.show.headline import headline, known, local_rank, predicts_within
 from p2fit.show.parts import describe_control, facts, grid, labels, number
+from p2fit.wording import percent
 
 _HEADS = ("parameter", "estimate", "std. error", "95 % interval", "")
 _BAYES_HEADS = (
@@ -154,7 +155,7 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
         scores.append(f"R² {number(m['r2'])}")  # type: ignore[arg-type]
     scores.append(f"RMSE {number(m['rmse'])}")  # type: ignore[arg-type]
     if m["mape"] is not None:
-        scores.append(f"MAPE {100 * float(m['mape']):.3g} %")
+        scores.append(f"MAPE {percent(float(m['mape']))}")
     yield "fit", ", ".join(scores)
     scores = [f"mean Huber {number(m['huber'])}"]  # type: ignore[arg-type]
     if m["asd"] is not None:
@@ -185,15 +186,15 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
 def _runs(runs: Mapping[str, Any], residual: str) -> str:
     """How runs differ, and how their points follow each other."""
     unit = "in their excess" if runs["excess"] else {"log": "of the loss"}.get(residual, residual)
-    percent = runs["excess"] or residual == "log"
+    shares = runs["excess"] or residual == "log"
 
     def size(value: float) -> str:
-        return f"{100 * value:.2g} % {unit}" if percent else f"{number(value, 2)} ({unit})"
+        return f"{percent(value, 2)} {unit}" if shares else f"{number(value, 2)} ({unit})"
 
     parts = [f"they differ by {size(runs['level'])}" if runs["level"] else "none differs"]
     if runs["rate"]:
         parts.append(f"and {number(runs['rate'], 2)} in rate")
-    own = f"{100 * runs['sigma']:.2g} %" if residual == "log" else number(runs["sigma"], 2)
+    own = percent(runs["sigma"], 2) if residual == "log" else number(runs["sigma"], 2)
     near = f", correlation of neighbours {runs['neighbours']:.2g}" if runs["length"] else ""
     return f"{' '.join(parts)}; points of a run by {own} more{near}"
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from p2fit.arrays import Array
 from p2fit.fit import Estimate, Fit
-from p2fit.wording import join
+from p2fit.wording import join, percent
 
 _CLOSE = 0.5  # an exponent's interval, as a share of it to either side, that makes it known
 _FACTOR = 3.0  # between the ends of a coefficient's
@@ -91,7 +91,7 @@ def _within(fit: Fit, away: float) -> str:
     share = fit.target == "loss"
     if not away < (1.0 if share else math.inf):
         return "not at all"
-    return f"within {100 * away:.2g} %" if share else f"within {away:.2g}"
+    return f"within {percent(away, 2)}" if share else f"within {away:.2g}"
 
 
 def growing(fit: Fit) -> str:
