@@ -45,9 +45,12 @@ package: $(VENV)/.dev
 	$(VENV)-wheel/$(INSTALL) dist/*.whl
 	cd / && $(abspath $(VENV)-wheel)/bin/p2fit fit --json $(CURDIR)/examples/chinchilla/chinchilla.csv > /dev/null
 
-docs: $(VENV)/.base
+docs: $(VENV)/.test
 	$(VENV)/$(INSTALL) --editable '.[docs]'
-	$(BIN)/python -m sphinx -q -W -b html docs docs/_build
+	rm -rf docs/_build
+	$(BIN)/python docs/gallery.py
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs -b html . docs/_build
+	$(BIN)/python docs/links.py docs/_build
 
 bench: $(VENV)/.base
 	$(BIN)/python benchmarks/run.py
@@ -73,4 +76,4 @@ $(ADAPTERS)/.test: pyproject.toml adapters/pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf .venv* .cache build dist docs/_build
+	rm -rf .venv* .cache build dist docs/_build docs/_gallery

@@ -60,6 +60,12 @@ class Design:
         """Whether every run has one row."""
         return self.frame.height == self.runs
 
+    @property
+    def parts(self) -> list[Array]:
+        """The rows of each run."""
+        starts = np.flatnonzero((self.frame["run"] != self.frame["run"].shift()).fill_null(True))
+        return np.split(np.arange(self.frame.height), starts[1:])
+
 
 class Outcome(NamedTuple):
     """What one way of making intervals said of one data set."""
@@ -126,54 +132,60 @@ def name(design: Design) -> str:
     return f"{design.law}, {design.runs} {'rows' if design.single else 'runs'}"
 
 
-def pruned(k: int) -> Design:
-    """k sizes by k pruning rates, 20 checkpoints."""
-    sizes, rates = np.geomspace(0.5e9, 3e9, k), np.linspace(0.15, 0.35, k)
-    tokens = np.linspace(0.05, 1, 20) * 1e9
+def pruned(k: int, others: int = 0, rows: int = 20) -> Design:
+    """k sizes by k (or other) pruning rates, 20 checkpoints."""
+    sizes, rates = np.geomspace(0.5e9, 3e9, k), np.linspace(0.15, 0.35, others or k)
+    tokens = np.linspace(1 / rows, 1, rows) * 1e9
     size, rate = np.repeat(list(itertools.product(sizes, rates)), len(tokens), axis=0).T
     points = {
         "params": np.array([1.2e9, 0.5e9, 3e9, 6e9]),
         "pruning_rate": np.array([0.25, 0.15, 0.35, 0.25]),
         "tokens": np.array([0.5e9, 0.2e9, 1e9, 1e9]),
     }
-    frame = {"params": size, "pruning_rate": rate, "tokens": np.tile(tokens, k * k)}
-    return _design("p2", k * k, _with_base(frame), _with_base(points))
+    frame = {
+        "params": size,
+        "pruning_rate": rate,
+        "tokens": np.tile(tokens, len(sizes) * len(rates)),
+    }
+    return _design("p2", len(sizes) * len(rates), _with_base(frame), _with_base(points))
 
 
 def _with_base(columns: Mapping[str, Array]) -> dict[str, Array]:
     return {**columns, "base_loss": 2.9 - 0.25 * np.log10(columns["params"] / 5e8)}
 
 
-def dense(k: int) -> Design:
-    """k sizes by k budgets of 5 to 80 tokens a parameter, 8 checkpoints from an eighth of it."""
-    grid = itertools.product(np.geomspace(1e8, 3e9, k), np.geomspace(5, 80, k))
-    runs = [(size, size * ratio * np.geomspace(1 / 8, 1, 8)) for size, ratio in grid]
+def dense(k: int, others: int = 0, rows: int = 8) -> Design:
+    """k sizes by k (or other) budgets of 5 to 80 tokens a parameter, 8 checkpoints of each run."""
+    grid = itertools.product(np.geomspace(1e8, 3e9, k), np.geomspace(5, 80, others or k))
+    runs = [(size, size * ratio * np.geomspace(1 / 8, 1, rows)) for size, ratio in grid]
     frame = {
-        "params": np.repeat([size for size, _ in runs], 8),
+        "params": np.repeat([size for size, _ in runs], rows),
         "tokens": np.concatenate([tokens for _, tokens in runs]),
     }
     points = {
         "params": np.array([5.5e8, 1e8, 3e9, 6e9]),
         "tokens": np.array([1e10, 5e8, 2.4e11, 2.4e11]),
     }
-    return _design("chinchilla", k * k, frame, points)
+    return _design("chinchilla", len(runs), frame, points)
 
 
-def sparse(k: int) -> Design:
-    """k sizes by k sparsities from 0 to 0.8 on 40 tokens a parameter, 8 checkpoints."""
-    grid = itertools.product(np.geomspace(1e8, 3e9, k), np.linspace(0, 0.8, k))
+def sparse(k: int, others: int = 0, rows: int = 8) -> Design:
+    """k sizes by k (or other) sparsities from 0 to 0.8 on 40 tokens a parameter, 8 checkpoints."""
+    grid = itertools.product(np.geomspace(1e8, 3e9, k), np.linspace(0, 0.8, others or k))
     average, seen, dense_size = [], [], []
     for size, sparsity in grid:
         run = Schedule.from_compute("geometric", sparsity, prunable=size, dense_tokens=40 * size)
-        seen.append(run.total * np.geomspace(1 / 8, 1, 8))
+        seen.append(run.total * np.geomspace(1 / 8, 1, rows))
         average.append(run.avg_params(seen[-1]))
-        dense_size.append(np.full(8, size))
+        dense_size.append(np.full(rows, size))
     frame = {"avg_params": np.concatenate(average), "tokens": np.concatenate(seen)}
     points = {
         "avg_params": np.array([3e8, 1e8, 2e9, 6e9]),
         "tokens": np.array([2e10, 5e8, 1.2e11, 2.4e11]),
     }
-    return _design("average-params", k * k, {"params": np.concatenate(dense_size), **frame}, points)
+    return _design(
+        "average-params", len(seen), {"params": np.concatenate(dense_size), **frame}, points
+    )
 
 
 def single(runs: int) -> Design:

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -84,26 +85,34 @@ class Outcome(NamedTuple):
     miss: list[float]
     """Log of the prediction over the truth."""
     seconds: float
+    """Of the processor."""
 
 
 def measure() -> str:
-    """Every law, noise and number of runs; by errors of runs and of rows."""
-    cells = [
-        (design, noise)
-        for make in (pruned, dense, sparse)
-        for design, noises in ((make(4), tuple(NOISES)), (make(3), (MIXED,)), (make(6), (MIXED,)))
-        for noise in noises
-    ]
+    """Every law and noise; numbers of runs, and of their rows; by errors of runs and of rows."""
+    cells = []
+    for make in (pruned, dense, sparse):
+        cells += [(make(4), "", noise) for noise in NOISES]
+        cells += [(make(*grid), "", MIXED) for grid in ((3, 2), (3, 3), (8, 5))]
+        cells += [(make(4, rows=rows), f" of {rows} rows", MIXED) for rows in (3, 40)]
+        cells += [(uneven(make(4)), " of unlike length", MIXED)]
     rows: list[Row] = []
     spawn = multiprocessing.get_context("spawn")  # polars has threads, which do not survive a fork
     with ProcessPoolExecutor(os.cpu_count(), mp_context=spawn) as pool:
-        for design, noise in cells:
+        for design, more, noise in cells:
             found = list(pool.map(partial(outcomes, design, noise), range(SEEDS), chunksize=5))
-            rows += _rows(design, noise, [f for f in found if f is not None])
+            rows += _rows(design, more, noise, [f for f in found if f is not None])
             print("  " + " | ".join(rows[-2]) + "\n  " + " | ".join(rows[-1]), flush=True)
     heads = ("law, runs", "noise", "errors", "sets", "mean covers", "new run covers",
-             "width, of an oracle's", "RMSE, of that of rows", "ms")  # fmt: skip
+             "width, of an oracle's", "RMSE, of that of rows", "time, of that of rows")  # fmt: skip
     return "\n\n".join([table(heads, rows), _wrong_laws(), setting("p2fit", "numpy")])
+
+
+def uneven(design: Design) -> Design:
+    """The same where each run ended somewhere, after 3 rows at least."""
+    rng = np.random.default_rng(0)
+    ends = [part[: rng.integers(3, len(part) + 1)] for part in design.parts]
+    return replace(design, frame=design.frame[np.concatenate(ends)])
 
 
 def _wrong_laws() -> str:
@@ -130,7 +139,7 @@ def _wrong(design: Design, wrong: str, noise: str, seed: int) -> p2fit.Fit:
     law, truth = p2fit.LAWS[design.law], TRUTHS[design.law]
     columns = {x: design.frame[x].to_numpy().astype(float) for x in law.inputs}
     logs = np.log(columns["tokens"])
-    parts = np.split(np.arange(len(logs)), design.runs)
+    parts = design.parts
     error = np.concatenate([NOISES[noise](rng, logs[part]) for part in parts])
     last = np.concatenate([np.full(len(part), columns["tokens"][part].max()) for part in parts])
     share = columns["tokens"] / last
@@ -148,9 +157,12 @@ def said(fit: p2fit.Fit) -> str | None:
     return next((w for w in fit.warnings if "wrong along the runs" in w), None)
 
 
-def _rows(design: Design, noise: str, found: Sequence[dict[str, Outcome]]) -> list[Row]:
+def _rows(design: Design, more: str, noise: str, found: Sequence[dict[str, Outcome]]) -> list[Row]:
+    if not found:  # no more runs than parameters
+        return [(name(design) + more, noise, e, "0", *["—"] * 5) for e in ("rows", "runs")]
     best = oracle(design, noise)
     plain = np.sqrt(np.mean([np.square(f["rows"].miss) for f in found], axis=0))
+    floor = np.median([f["rows"].seconds for f in found])
     made: list[Row] = []
     for errors in ("rows", "runs"):
         own = [f[errors] for f in found]
@@ -160,14 +172,14 @@ def _rows(design: Design, noise: str, found: Sequence[dict[str, Outcome]]) -> li
         spans = [f"{percent(float(c.min()))} to {percent(float(c.max()))}" for c in covers]
         made.append(
             (
-                name(design),
+                name(design) + more,
                 noise,
                 errors,
                 str(len(own)),
                 *spans,
                 f"{wide.min():.2f} to {wide.max():.2f}",
                 f"{miss.min():.2f} to {miss.max():.2f}",
-                f"{1e3 * np.median([o.seconds for o in own]):.0f}",
+                f"{np.median([o.seconds for o in own]) / floor:.1f}",
             )
         )
     return made
@@ -179,7 +191,7 @@ def outcomes(design: Design, noise: str, seed: int) -> dict[str, Outcome] | None
     law, truth = p2fit.LAWS[design.law], TRUTHS[design.law]
     frame = design.frame
     logs = np.log(frame["tokens"].to_numpy())
-    parts = np.split(np.arange(len(logs)), design.runs)
+    parts = design.parts
     error = np.concatenate([NOISES[noise](rng, logs[part]) for part in parts])
     exact = law.predict(truth, frame.to_dict())
     curves = frame.with_columns(loss=pl.Series(exact * np.exp(error)))
@@ -188,9 +200,9 @@ def outcomes(design: Design, noise: str, seed: int) -> dict[str, Outcome] | None
     new = wanted * np.exp(fresh)
     found = {}
     for errors in ("rows", "runs"):
-        start = time.perf_counter()
+        start = time.process_time()
         fit = p2fit.fit(curves, design.law, errors=errors)
-        taken = time.perf_counter() - start
+        taken = time.process_time() - start
         mean, one = (fit.interval(design.points, new_run=n) for n in (False, True))
         if mean is None or one is None:
             return None
@@ -209,7 +221,7 @@ def oracle(design: Design, noise: str) -> Array:
     that knows the covariance of the noise."""
     law, truth = p2fit.LAWS[design.law], TRUTHS[design.law]
     logs = np.log(design.frame["tokens"].to_numpy())
-    parts = np.split(np.arange(len(logs)), design.runs)
+    parts = design.parts
     rng, total = np.random.default_rng(0), 0.0
     exact = law.predict(truth, design.frame.to_dict())
     slopes = law.gradient(truth, design.frame.to_dict())

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from p2fit import schedules
     from p2fit.bayes.fitting import BayesOptions
     from p2fit.curves.simulation import simulate
+    from p2fit.glossary import explain
     from p2fit.judging.comparison import Comparison, compare
     from p2fit.judging.design import DesignReport, identify_design
     from p2fit.judging.scores import Validation
@@ -66,6 +67,7 @@ __all__ = [
     "Validation",
     "check",
     "compare",
+    "explain",
     "fit",
     "fit_each",
     "get_law",
@@ -95,6 +97,7 @@ _LATER = {
     "compare": "judging.comparison",
     "DesignReport": "judging.design",
     "identify_design": "judging.design",
+    "explain": "glossary",
     "Imported": "logs.importing",
     "ImportedRun": "logs.rows",
     "import_logs": "logs.importing",

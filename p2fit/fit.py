@@ -29,7 +29,7 @@ from p2fit.curves.options import Options
 from p2fit.errors import FRAME, FitError, LawError
 from p2fit.files import opening, write_text
 from p2fit.laws.law import Law
-from p2fit.results import Result
+from p2fit.results import Drawable, Results
 from p2fit.saved import checked_law, parse_json
 from p2fit.scales import SCALES, Linear
 from p2fit.wording import join
@@ -65,7 +65,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Fit(Result):
+class Fit(Drawable):
     """A fitted law: parameters, their uncertainty, and what the data could tell.
 
     Immutable; ``save`` and ``load`` round-trip it through plain JSON (schemas/fit.schema.json).
@@ -419,7 +419,7 @@ def load(path: str | Path) -> Fit | list[Fit]:
         raise FitError(f"{path}: not a fit saved by p2fit: {error}") from None
     try:
         if isinstance(document, list) and document:
-            return [Fit.from_dict(d) for d in document]
+            return Results(Fit.from_dict(d) for d in document)
         return Fit.from_dict(document)
     except FitError as error:
         raise FitError(f"{path}: not a fit saved by p2fit: {error}") from None

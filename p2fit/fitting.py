@@ -13,6 +13,7 @@ from p2fit.errors import FitError
 from p2fit.estimation import fit_dataset
 from p2fit.fit import Fit
 from p2fit.laws.law import Law
+from p2fit.results import Results
 from p2fit.solver.solving import solve_dataset
 
 # ---------------------------------------------------------------- fitting
@@ -86,10 +87,10 @@ def fit_each(
     if backend in ("bayes", "laplace"):
         from p2fit.bayes.fitting import fit_bayes
 
-        return fit_bayes(source, law, cast("Any", backend), progress, options)
+        return Results(fit_bayes(source, law, cast("Any", backend), progress, options))
     if backend != "least-squares":
         raise FitError(f"backend is {backend!r}: use least-squares, bayes or laplace")
-    fits = []
+    fits = Results[Fit]()
     for dataset in datasets(source, law, **options):
         solved = solve_dataset(dataset)
         found = fit_dataset(dataset, progress, solved)

@@ -56,3 +56,12 @@ def closest(name: str, known: Collection[str], cutoff: float = 0.6) -> str:
 def join(names: tuple[str, ...]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else list(names))
+
+
+def percent(share: float, digits: int = 3) -> str:
+    """A share to some digits: ``100 %`` where two digits of it would be ``1e+02``.
+
+    >>> percent(0.999, 2), percent(0.0496), percent(12.34, 2)
+    ('100 %', '4.96 %', '1200 %')
+    """
+    return f"{float(f'{100 * share:.{digits}g}'):.10g} %"

@@ -33,6 +33,7 @@ ORDER = (
     "diagnostics",
     "laws",
     "curves",
+    "glossary",
     "logs",
     "solver",
     "uncertainty",

@@ -22,7 +22,7 @@ from p2fit.laws.law import Law
 from p2fit.laws.table import get_law
 from p2fit.plan.prediction import predict
 from p2fit.reporting.section import Section
-from p2fit.reporting.words import in_short
+from p2fit.reporting.summary import in_short
 from tests import hard, simulate
 
 LOSSES: tuple[dict[str, Any], ...] = ({}, {"delta": 0.01}, {"loss": "squared"})

@@ -11,12 +11,16 @@ import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 import p2fit
 from p2fit import FitError
 from p2fit.cli import main
+from p2fit.pictures.colours import BAND, BEYOND, COLOURS, FAINT, INK, STEPS
 from p2fit.pictures.plot import KINDS
-from p2fit.pictures.style import BAND, BEYOND, COLOURS, FAINT, INK, STEPS, Steps, count, save, svg
+from p2fit.pictures.steps import Steps
+from p2fit.pictures.style import count, save, svg
 from tests import simulate
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -42,6 +46,28 @@ def fits() -> dict[str, p2fit.Fit]:
 
 def run(*arguments: object) -> Any:
     return CliRunner().invoke(main, [str(a) for a in arguments], prog_name="p2fit")
+
+
+def under_way() -> pl.DataFrame:
+    """Eight runs of a law with a level, a rate and correlated errors of their own; three have ended
+    before the others."""
+    rng, rows = np.random.default_rng(3), []
+    for n in np.geomspace(1e8, 1.2e10, 8):
+        level, rate, error = rng.normal(0, 0.006), rng.normal(0, 0.002), 0.0
+        for k in range(int(rng.integers(7, 13))):
+            d = 1e9 * 1.5**k
+            error = 0.8 * error + rng.normal(0, 6e-4)
+            own = np.exp(level + rate * (np.log(d) - 22) + error)
+            rows.append((f"size {n:.2g}", n, d, own * (1.8 + 480 / n**0.35 + 2100 / d**0.37)))
+    return pl.DataFrame(rows, schema=["run", "params", "tokens", "loss"], orient="row")
+
+
+def won_back() -> pl.DataFrame:
+    """Pruned runs, with the loss right after pruning 1.5 nats above the base model's."""
+    table = pl.DataFrame(simulate.p2(seed=0, checkpoints=6))
+    first = table.unique("run", keep="first", maintain_order=True)
+    first = first.with_columns(tokens=pl.lit(0.0), loss=pl.col("base_loss") + 1.5)
+    return pl.concat([first.select(table.columns), table], how="vertical_relaxed")
 
 
 def drawn(figure: Any) -> Any:
@@ -100,15 +126,19 @@ def test_a_panel_for_each_size_and_the_base_model_in_each() -> None:
 
 def test_what_is_not_determined_has_a_range_and_no_draws(fits: dict[str, p2fit.Fit]) -> None:
     words = {t.get_text() for t in p2fit.plot(fits["open"]).legends[0].get_texts()}
-    assert "range of equally good fits" in words
+    assert "equally good fits" in words
     title = p2fit.plot(fits["open"], "draws").legends[0].get_title().get_text()
     assert title == "not determined, and left out: delta, N_C, alpha, D_C, beta, E"
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_command_and_the_same_bytes_again(tmp_path: Path, kind: str) -> None:
-    saved = tmp_path / "fit.json"
-    fitted("chinchilla", where="kept == 1").save(saved)
+    saved, source = tmp_path / "fit.json", EXAMPLES / "chinchilla" / "chinchilla.csv"
+    options: Any = {"where": "kept == 1"}
+    if kind in ("runs", "ahead", "recovery"):
+        source, options = tmp_path / "curves.csv", {}
+        (won_back() if kind == "recovery" else under_way()).write_csv(source)
+    p2fit.fit(source, **options).save(saved)
     for end, magic in ((".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")):
         written = []
         for copy in "ab":
@@ -228,12 +258,261 @@ def test_counts_and_steps() -> None:
         *("0", "950", "1K", "1M", "50M", "1.24B", "2T", "3e+18"),
     ]
     many = Steps("params", np.geomspace(1e8, 1e10, 40))
-    assert len(many.words) == 6
-    assert many.words[0] == "100M–203M"
-    assert many.of(np.array([1e8, 2.02e8, 1e10])).tolist() == [0, 0, 5]
+    assert many.steady
+    assert (many.words[0], many.words[-1]) == ("100M", "10B")
+    assert len(many.words) == len(set(many.colours)) == 6
+    assert many.of(np.array([1e8, 1.1e8, 1e10])).tolist() == [0, 0, 5]
     alike = np.array([0.13, 0.141, 0.147, 0.26, 0.282, 0.294, 0.39, 0.423, 0.44])
     rates = Steps("pruning_rate", alike)
     assert rates.words == ["0.13–0.147", "0.26–0.294", "0.39–0.44"]
     assert rates.of(alike).tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     few = Steps("pruning_rate", np.array([0.1, 0.5, 0.1]))
     assert few.words == ["0.1", "0.5"]
+
+
+@given(
+    values=st.lists(st.floats(1e6, 1e12), min_size=1, max_size=60).map(np.array),
+    name=st.sampled_from(["params", "pruning_rate"]),
+)
+def test_a_row_has_the_colour_of_its_own_value(values: Any, name: str) -> None:
+    """Unless it is within a tenth of the next, and so on, with a value in its own colour."""
+    steps = Steps(name, values / 1e12 if name == "pruning_rate" else values)
+    own = values / 1e12 if name == "pruning_rate" else values
+    assert set(steps.middles) <= set(own.tolist())
+    tints = steps.tints(own)
+    assert set(tints) <= set(STEPS)
+    drawn = dict(zip(steps.middles, steps.tints(np.array(steps.middles))))
+    assert list(drawn.values()) == steps.colours
+    order = np.argsort(own)
+    places = [STEPS.index(tints[i]) for i in order]
+    assert places == sorted(places)
+    assert len(steps.words) <= 8
+
+
+def test_each_curve_is_of_rows_that_are_there(fits: dict[str, p2fit.Fit]) -> None:
+    """Of many sizes too: a curve is the law at the size that its legend names."""
+    fit = fits["chinchilla"]
+    figure = p2fit.plot(fit, "curves")
+    rows = fit.dataset().frame
+    there = {count(float(n)): float(n) for n in rows["params"]}
+    legend = figure.legends[0]
+    handle: Any
+    found = {}
+    for text, handle in zip(legend.get_texts(), legend.legend_handles):
+        if text.get_text() in there:
+            found[handle.get_color()] = there[text.get_text()]
+    assert len(found) == 6
+    (axis,) = figure.axes
+    lines: list[Any] = list(axis.lines)
+    for line in lines:
+        x, y = (np.asarray(v, float) for v in line.get_data())
+        if len(x) == 80:
+            at = {"params": np.full(80, found[line.get_color()]), "tokens": x}
+            np.testing.assert_allclose(y, fit.predict(at), rtol=1e-6)
+    colours = {
+        (float(a), round(float(b), 9)): line.get_color()
+        for line in lines
+        if line.get_marker() == "o"
+        for a, b in zip(*line.get_data())
+    }
+    sizes = {(t, round(v, 9)): n for n, t, v in rows.select("params", "tokens", "loss").iter_rows()}
+    ordered = sorted((sizes[k], STEPS.index(str(c))) for k, c in colours.items())
+    assert [place for _, place in ordered] == sorted(place for _, place in ordered)
+    assert len({place for _, place in ordered}) > 12
+
+
+@pytest.mark.parametrize("name", ["chinchilla", "three inputs", "custom"])
+def test_bins_are_even_on_their_axis(fits: dict[str, p2fit.Fit], name: str) -> None:
+    figure = drawn(p2fit.plot(fits[name], "draws"))
+    seen = 0
+    for axis in figure.axes:
+        if axis.patches:
+            ends = axis.transData.transform([[p.get_x(), 0] for p in axis.patches])[:, 0]
+            assert np.ptp(np.diff(ends)) < 0.01 * np.diff(ends).mean()
+            seen += 1
+    assert seen > 1
+
+
+@pytest.mark.parametrize(("width", "inches"), [("column", 3.3), ("page", 6.9), (5.5, 5.5)])
+@pytest.mark.parametrize("kind", ["curves", "observed", "residuals", "contours"])
+def test_a_width_for_print(
+    fits: dict[str, p2fit.Fit], kind: Any, width: Any, inches: float
+) -> None:
+    """As wide as asked for, all of it inside, and no two ticks on each other."""
+    for name, fit in fits.items():
+        figure = drawn(p2fit.plot(fit, kind, width=width))
+        assert figure.get_figwidth() == inches
+        assert figure.get_figheight() < 11
+        whole = figure.get_tightbbox(figure.canvas.get_renderer())
+        assert -0.02 <= whole.x0 <= whole.x1 <= inches + 0.02, (name, whole)
+        for axis in figure.axes:
+            assert axis.get_window_extent().height > 0.6 * figure.dpi, name
+            low, high = sorted(axis.get_xlim())
+            ticks = [t for t in axis.xaxis.get_major_ticks() if low <= t.get_loc() <= high]
+            for a, b in itertools.pairwise(boxes(t.label1 for t in ticks)):
+                assert not a.overlaps(b), (name, kind, width)
+
+
+@pytest.mark.parametrize("width", ["wide", 0.5, 1e9, float("nan"), -3])
+def test_widths_that_are_none(fits: dict[str, p2fit.Fit], width: Any) -> None:
+    with pytest.raises(FitError, match="a width is column or page, or 2 to 40 inches"):
+        p2fit.plot(fits["open"], width=width)
+
+
+def test_axes_of_ones_own(fits: dict[str, p2fit.Fit], tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    left, right = figure.subplots(1, 2)
+    assert p2fit.plot(fits["chinchilla"], ax=left) is figure
+    assert p2fit.plot(fits["open"], "observed", ax=right) is figure
+    for axis in (left, right):
+        assert axis.lines
+        assert axis.get_xlabel()
+        assert axis.get_ylabel()
+        assert axis.get_legend() is not None
+    assert not figure.legends
+    figure.savefig(tmp_path / "p.pdf")
+    with pytest.raises(FitError, match="9 panels: axes hold one"):
+        p2fit.plot(fits["three inputs"], ax=left)
+
+
+def test_a_figure_can_be_gone_on_with(fits: dict[str, p2fit.Fit], tmp_path: Path) -> None:
+    """Written by its reader it has the same fonts and size; publishers refuse those of type 3."""
+    import matplotlib
+
+    figure = p2fit.plot(fits["chinchilla"], "draws", width="page")
+    figure.axes[0].set_title("mine")
+    before = dict(matplotlib.rcParams)
+    figure.savefig(tmp_path / "p.pdf")
+    assert dict(matplotlib.rcParams) == before
+    content = (tmp_path / "p.pdf").read_bytes()
+    assert b"/Type3" not in content
+    assert b"/CIDFontType2" in content
+    [box] = re.findall(rb"/MediaBox \[\s*0 0 ([\d.]+) [\d.]+\s*\]", content)
+    assert float(box) == pytest.approx(72 * 6.9)
+    shown: Any = figure
+    assert shown._repr_png_().startswith(b"\x89PNG")
+
+
+def test_parameters_have_their_letters(fits: dict[str, p2fit.Fit]) -> None:
+    found = p2fit.plot(fits["chinchilla"], "draws")
+    titles = [axis.get_title() for axis in found.axes if axis.get_title()]
+    assert titles == ["$E$", "$A$", r"$\alpha$", "$B$", r"$\beta$"]
+    drawn(found)
+
+
+def test_what_is_drawn_stands_out_from_paper() -> None:
+    """3:1 or more, as WCAG 2 asks of what is needed to understand a picture."""
+    for colour in (INK, FAINT, *COLOURS, *STEPS):
+        parts = np.array(rgb(colour))
+        linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+        assert 1.05 / (linear @ [0.2126, 0.7152, 0.0722] + 0.05) >= 3, colour
+
+
+def test_log_axes_have_minor_ticks(fits: dict[str, p2fit.Fit]) -> None:
+    for kind in ("curves", "compute"):
+        for axis in p2fit.plot(fits["chinchilla"], kind).axes:
+            for line in (axis.xaxis, axis.yaxis):
+                if line.get_scale() == "log":
+                    assert len(line.get_minorticklocs()) > 5
+
+
+def test_names_in_other_scripts(tmp_path: Path) -> None:
+    """As letters where there is a font that has them, without a word where there is none."""
+    from matplotlib import font_manager
+
+    from p2fit.pictures.settings import styled
+
+    with styled():
+        from matplotlib import rcParams
+
+        fonts = list(rcParams["font.family"])
+    assert fonts[0] == "DejaVu Sans"
+    assert set(fonts) <= set(font_manager.fontManager.get_font_names())
+    curves = simulate.chinchilla(25, seed=2, outliers=0.1)
+    curves["run"] = [f"模型{i}" for i in range(25)]
+    fit = p2fit.fit(curves)
+    for end in ("png", "pdf", "svg"):
+        save(p2fit.plot(fit, "observed", curves=curves), tmp_path / f"p.{end}")
+    if len(fonts) > 1:
+        assert b"CJK" in (tmp_path / "p.pdf").read_bytes() or len(fonts) == 1
+
+
+def test_valleys_have_the_minima_of_the_law() -> None:
+    """On a design of equal compute: its own budgets, and the sizes that plan compute gives."""
+    n, c = np.meshgrid(np.geomspace(1e8, 6.4e9, 7), [1e19, 1e20, 1e21])
+    d = c / 6 / n
+    curves = {
+        "run": [f"r{i}" for i in range(n.size)],
+        "params": n.ravel(),
+        "tokens": d.ravel(),
+        "loss": (1.8 + 480 / n**0.35 + 2100 / d**0.37).ravel(),
+    }
+    fit = p2fit.fit(curves)
+    figure = p2fit.plot(fit, "isoflop", curves=curves)
+    left, right = figure.axes
+    found: Any = [line.get_data() for line in right.lines if line.get_marker() == "D"]
+    best = p2fit.plan_compute(fit, [1e19, 1e20, 1e21]).budgets
+    assert [float(x[0]) for x, _ in found] == pytest.approx([1e19, 1e20, 1e21])
+    assert [float(y[0]) for _, y in found] == pytest.approx([b.size.value for b in best])
+    rows: Any = [line.get_data() for line in left.lines if line.get_marker() == "o"]
+    assert sum(len(x) for x, _ in rows) == n.size
+    one_size = simulate.chinchilla(20, seed=1, params=[1e9, 2e9] * 10)
+    with pytest.raises(FitError):
+        p2fit.plot(p2fit.fit(one_size), "isoflop", curves=one_size)
+
+
+def test_what_is_won_back_is_between_nothing_and_all() -> None:
+    curves = won_back()
+    figure = p2fit.plot(p2fit.fit(curves), "recovery", curves=curves)
+    rows = curves.filter(pl.col("tokens") > 0)
+    want = 100 * (1.5 - (rows["loss"] - rows["base_loss"])) / 1.5
+    lines: list[Any] = [line for axis in figure.axes for line in axis.lines]
+    dots = [float(y) for line in lines if line.get_marker() == "o" for y in line.get_ydata()]
+    assert sorted(dots) == pytest.approx(sorted(want.to_list()))
+    without = curves.filter(pl.col("tokens") > 0)
+    with pytest.raises(FitError, match="no run has a row of tokens = 0"):
+        p2fit.plot(p2fit.fit(without), "recovery", curves=without)
+
+
+def test_runs_have_the_levels_that_they_were_made_with() -> None:
+    from p2fit.plan.going_on import own_effects
+
+    curves = under_way()
+    fit = p2fit.fit(curves)
+    assert fit.runs is not None
+    figure = p2fit.plot(fit, "runs", curves=curves)
+    levels = sorted(
+        100 * float(own_effects(fit, part.sort("tokens")).effects[0])
+        for part in fit.dataset(curves).frame.partition_by("run")
+    )
+    (dots,) = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert np.asarray(dots.get_ydata(), float) == pytest.approx(levels)
+    # Made with a standard deviation of 0.6 %.
+    assert 0.2 < float(np.std(levels)) < 1.2
+    with pytest.raises(FitError, match="knows nothing of its runs"):
+        p2fit.plot(fitted("chinchilla", where="kept == 1"), "runs")
+
+
+def test_a_run_goes_on_from_its_last_point_to_where_the_longest_is() -> None:
+    curves = under_way()
+    fit = p2fit.fit(curves)
+    figure = p2fit.plot(fit, "ahead", curves=curves)
+    last = curves.group_by("run").agg(pl.col("tokens").max(), pl.col("loss").last())
+    most = float(last["tokens"].max())  # type: ignore[arg-type]
+    going = set(last.filter(pl.col("tokens") < 0.95 * most)["run"])
+    assert {axis.get_title() for axis in figure.axes} <= going
+    for axis in figure.axes:
+        (line,) = [one for one in axis.lines if one.get_linewidth() == 1.6]
+        tokens, loss = (np.asarray(v, float) for v in line.get_data())
+        own = last.row(by_predicate=pl.col("run") == axis.get_title(), named=True)
+        assert tokens[[0, -1]] == pytest.approx([own["tokens"], most])
+        ends = p2fit.predict_runs(fit, tokens=[most], runs=[axis.get_title()], curves=curves)
+        assert loss[-1] == pytest.approx(float(ends.frame["predicted"][0]))
+
+
+def test_certainty_shows_open_ends(fits: dict[str, p2fit.Fit]) -> None:
+    for name, word in (("chinchilla", "95 % interval"), ("three inputs", "open")):
+        figure = drawn(p2fit.plot(fits[name], "certainty"))
+        assert word in {t.get_text() for t in figure.legends[0].get_texts()}

@@ -276,10 +276,11 @@ def test_faults_in_one_line(curves: Path) -> None:
 
 
 def test_the_picture(published: dict[str, Profile], two_sizes: dict[str, Profile]) -> None:
+    from p2fit.laws.typesetting import symbol
     from p2fit.pictures.checks import draw_profiles
 
     for found in (published, two_sizes):
         figure = draw_profiles(list(found.values()))
-        assert [a.get_title() for a in figure.axes] == list(found)
+        assert [a.get_title() for a in figure.axes] == [f"${symbol(name, {})}$" for name in found]
     with pytest.raises(FitError, match="no profile has anything to draw"):
         draw_profiles([])

@@ -92,6 +92,38 @@ def test_what_runs_share_is_found() -> None:
     assert near == pytest.approx(0.8, abs=0.15)
 
 
+@pytest.mark.parametrize("runs", [100, 20_000])
+def test_what_many_rows_share_is_found(runs: int) -> None:
+    # In some rows of some runs; and what runs tell of each other is not written out.
+    rng = np.random.default_rng(1)
+    rows = 100_000 // runs
+    tokens = np.tile(np.geomspace(1e8, 1e10, rows), runs)
+    params = np.repeat(np.exp(rng.uniform(np.log(1e8), np.log(1e10), runs)), rows)
+    own = np.repeat(0.02 * rng.standard_normal(runs), rows)
+    error = 0.005 * rng.standard_normal(len(own))
+    loss = p2fit.LAWS["chinchilla"].predict(
+        simulate.CHINCHILLA, {"params": params, "tokens": tokens}
+    )
+    fit = p2fit.fit(
+        {
+            "run": np.char.add("r", np.repeat(np.arange(runs), rows).astype(str)),
+            "params": params,
+            "tokens": tokens,
+            "loss": loss * np.exp(own + error),
+        },
+        "chinchilla",
+    )
+    assert fit.runs is not None
+    # Of 100 runs a standard deviation is known to 7 %.
+    assert fit.runs["level"] == pytest.approx(0.02, rel=0.25)
+    assert fit.runs["sigma"] == pytest.approx(0.005, rel=0.1)
+    for name, truth in simulate.CHINCHILLA.items():
+        low, high = fit.parameters[name].interval or (None, None)
+        assert low is not None
+        assert high is not None
+        assert low < truth < high
+
+
 def test_intervals_hold_the_truth_and_are_narrower_than_those_of_rows() -> None:
     inside, widths = [], []
     for seed in range(20):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import html5lib
 import pytest
+from matplotlib.figure import Figure
 
 import p2fit
-from p2fit.results import Result
+from p2fit.fit import to_json
+from p2fit.results import Result, Results
 from p2fit.show import _MODULES
 from tests import simulate
 
@@ -59,6 +62,45 @@ RESULTS: dict[str, Callable[[], Result]] = {
 
 def test_every_kind_is_here() -> None:
     assert set(RESULTS) == set(_MODULES)
+
+
+@pytest.mark.parametrize("kind", RESULTS)
+def test_a_repr_is_a_line_and_says_the_kind(kind: str) -> None:
+    said = repr(RESULTS[kind]())
+    assert said.startswith(f"<{kind}")
+    assert said.endswith(">")
+    assert len(said) <= 200
+    assert "\n" not in said
+
+
+def test_other_reprs_are_short_too() -> None:
+    logs = Path(__file__).parents[1] / "examples" / "trainer_logs"
+    found = p2fit.import_logs([logs], params=1e6, tokens_per_step=512, run_from_path=True)
+    for one in (found, found.curves, *p2fit.LAWS.values()):
+        assert repr(one).startswith(f"<{type(one).__name__} ")
+        assert len(repr(one)) <= 250
+    assert "<table" in found._repr_html_()
+
+
+def test_a_list_of_results_is_shown_as_what_is_in_it(tmp_path: Path) -> None:
+    found = p2fit.validate(simulate.p2(seed=0), holdout=["checkpoints:0.2", "params:largest"])
+    assert isinstance(found, Results)
+    assert len(repr(found)) < 300
+    assert str(found) == "\n".join(map(str, found))
+    assert found._repr_html_().count("<hr>") == 1
+    (tmp_path / "fits.json").write_text(to_json([fit(), dense()]), encoding="utf-8")
+    loaded = p2fit.load(tmp_path / "fits.json")
+    assert isinstance(loaded, list)
+    assert repr(loaded) == f"[{fit()!r}, {dense()!r}]"
+
+
+def test_a_fit_draws_itself() -> None:
+    curves = simulate.p2(seed=0)
+    drawn = fit().plot("observed", curves=curves)
+    assert isinstance(drawn, Figure)
+    assert [a.get_xlabel() for a in drawn.axes] == [
+        a.get_xlabel() for a in p2fit.plot(fit(), "observed", curves=curves).axes
+    ]
 
 
 @pytest.mark.parametrize("kind", RESULTS)

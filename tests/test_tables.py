@@ -444,7 +444,7 @@ def test_another_unit_is_refused_in_one_line_with_its_remedy(
 
 
 def test_the_names_that_are_known_are_on_the_page() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "tables.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[1] / "docs" / "how-to" / "tables.md").read_text(encoding="utf-8")
     for column, names in SYNONYMS.items():
         assert f"| `{column}` | {', '.join(names)} |" in page
 

@@ -222,7 +222,7 @@ def test_it_is_saved_and_read_with_its_target(accuracy: p2fit.Fit, tmp_path: Pat
     assert isinstance(again, p2fit.Fit)
     assert again.target == "accuracy"
     assert again.to_dict() == accuracy.to_dict()
-    assert "predicts    accuracy, all of it in [0, 1]: taken for a share" in str(again)
+    assert "target      accuracy, all of it in [0, 1]: taken for a share" in str(again)
     assert "nats" not in str(again)
     assert again.law.latex("accuracy").startswith(r"\mathrm{accuracy} = ")
 

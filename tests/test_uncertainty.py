@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
 import p2fit
-from p2fit.uncertainty.jackknife import t_quantile
+from p2fit.uncertainty.jackknife import degrees_of_freedom, t_quantile, unbiased
 from tests import simulate
 
 
@@ -28,6 +28,43 @@ def test_the_t_quantile_is_scipys(probability: float, degrees: float) -> None:
 def test_no_quantile_outside_its_domain(bad: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="a probability in"):
         t_quantile(*bad)
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    clusters=st.integers(2, 30),
+    rank=st.integers(1, 5),
+    spread=st.sampled_from([0.0, 1.0]),
+)
+def test_the_squares_of_what_clusters_move_have_the_mean_and_freedom_they_should(
+    seed: int, clusters: int, rank: int, spread: float
+) -> None:
+    # All of it written out: a row each, and a number for each pair of clusters.
+    rng = np.random.default_rng(seed)
+    size = rank + 2
+    rows = rng.standard_normal((clusters, size, rank))
+    rows *= np.exp(spread * rng.standard_normal((clusters, 1, 1)))
+    together = rows.reshape(-1, rank)
+    information = rows.transpose(0, 2, 1) @ rows
+    inverse = np.linalg.inv(together.T @ together)
+    left = np.eye(len(together)) - together @ inverse @ together.T
+    error = rng.standard_normal(len(together))
+    contrast = rng.standard_normal(rank)
+    pulls = np.zeros((clusters, len(together)))
+    for g in range(clusters):
+        own = slice(g * size, (g + 1) * size)
+        values, vectors = np.linalg.eigh(left[own, own])
+        assume(values[0] > 1e-4)  # else rounding is all that is left of a cluster
+        root = (vectors / np.sqrt(values)) @ vectors.T
+        pulls[g, own] = root @ rows[g] @ inverse @ contrast
+    scores = rows.transpose(0, 2, 1) @ (left @ error).reshape(clusters, size, 1)
+    moved = unbiased(scores[:, :, 0], information) @ contrast
+    np.testing.assert_allclose(moved, pulls @ left @ error, rtol=1e-5, atol=1e-8 * abs(moved).max())
+    products = pulls @ left @ pulls.T
+    assert np.trace(products) == pytest.approx(contrast @ inverse @ contrast, rel=1e-6)
+    freedom = np.trace(products) ** 2 / np.sum(products**2)
+    expected = np.clip(freedom, 1, max(clusters - 1, 1))
+    assert degrees_of_freedom(contrast[None], information)[0] == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_published_standard_errors(chinchilla: pl.DataFrame) -> None:

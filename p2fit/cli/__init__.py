@@ -18,6 +18,8 @@ from p2fit import __version__, extras
 from p2fit.wording import printable
 
 _MODULES = {
+    "citing": ("cite",),
+    "explaining": ("explain",),
     "fitting": ("fit", "check", "laws", "schema"),
     "importing": ("import",),
     "drawing": ("plot", "report"),

@@ -11,11 +11,13 @@ from p2fit.cli.shared import (
     bayesian,
     bootstrapping,
     column_option,
-    echo,
     fitting,
+    forms,
     json_option,
     print_all,
+    print_csv,
     print_json,
+    print_parts,
     run_by_option,
     working,
 )
@@ -56,7 +58,8 @@ _LEFT_OUT = ("noise", "prior", "draws", "tune", "chains", "save_trace")
     help="Exit with 0 even where a fit did not converge: its gradient is not 0, or its draws fail "
     "their diagnostics (3 otherwise).",
 )
-@json_option
+@click.option("--latex", is_flag=True, help="The same as --format latex.")
+@forms
 @click.option(
     "-o",
     "--output",
@@ -66,7 +69,7 @@ _LEFT_OUT = ("noise", "prior", "draws", "tune", "chains", "save_trace")
 )
 def fit(
     curves: str,
-    as_json: bool,
+    form: str,
     output: str | None,
     allow_unconverged: bool,
     **options: Any,
@@ -95,7 +98,7 @@ def fit(
         fits = fit_each(curves, progress=progress, **options)
     if output is not None:
         write_text(output, to_json(fits))
-    print_all(fits, as_json, overview=overview)
+    print_all(fits, form, overview=overview)
     if not (allow_unconverged or all(one.converged for one in fits)):
         click.get_current_context().exit(3)
 
@@ -144,8 +147,8 @@ def check(curves: str, law: str | None, as_json: bool, **options: Any) -> None:
 
 @click.command()
 @click.argument("name", required=False)
-@json_option
-def laws(name: str | None, as_json: bool) -> None:
+@forms
+def laws(name: str | None, form: str) -> None:
     """List the laws, or show one with its formula in plain text and LaTeX.
 
     \b
@@ -155,6 +158,8 @@ def laws(name: str | None, as_json: bool) -> None:
     """
     from p2fit.curves.choosing import required_columns
     from p2fit.laws.table import LAWS, get_law
+    from p2fit.results import frame_of
+    from p2fit.show.laws import law_page, law_table
 
     chosen = [get_law(name)] if name else list(LAWS.values())
     facts = [
@@ -168,12 +173,13 @@ def laws(name: str | None, as_json: bool) -> None:
         }
         for law in chosen
     ]
-    if as_json:
+    if form == "json":
         print_json(facts[0] if name else facts)
-        return
-    from p2fit.show.laws import law_page, law_table
-
-    echo(law_page(chosen[0]) if name else law_table(chosen))
+    elif form == "csv":
+        words = {"columns": " ", "parameters": " "}
+        print_csv([frame_of([f | {k: s.join(f[k]) for k, s in words.items()} for f in facts])])
+    else:
+        print_parts([law_page(chosen[0]) if name else law_table(chosen)], form)
 
 
 @click.command()

@@ -9,12 +9,13 @@ import click
 from p2fit.cli.shared import (
     bayesian,
     comparing,
-    echo,
     fitting,
-    json_option,
+    forms,
     picture_option,
     print_all,
+    print_csv,
     print_json,
+    print_parts,
     working,
 )
 from p2fit.cli.values import Count, Pair, mapping
@@ -38,8 +39,8 @@ from p2fit.cli.values import Count, Pair, mapping
     help="bayes: also by the predictive density of left-out runs (needs the extra bayes).",
 )
 @bayesian
-@json_option
-def compare(curves: str, laws: tuple[str, ...], as_json: bool, **options: Any) -> None:
+@forms
+def compare(curves: str, laws: tuple[str, ...], form: str, **options: Any) -> None:
     """Compare laws on the same rows by how they predict runs that were left out.
 
     Every law is fitted without one run (without a twentieth of them, where there are more than 60)
@@ -57,7 +58,7 @@ def compare(curves: str, laws: tuple[str, ...], as_json: bool, **options: Any) -
 
     with working(f"comparing laws on {curves}") as progress:
         found = compare_laws(curves, laws, progress=progress, **options)
-    print_all(found, as_json)
+    print_all(found, form)
 
 
 @click.command()
@@ -71,9 +72,9 @@ def compare(curves: str, laws: tuple[str, ...], as_json: bool, **options: Any) -
     "pruning_rate:largest (run, for laws without a pruning rate).",
 )
 @picture_option
-@json_option
+@forms
 def validate(
-    curves: str, holdout: tuple[str, ...], picture: str | None, as_json: bool, **options: Any
+    curves: str, holdout: tuple[str, ...], picture: str | None, form: str, **options: Any
 ) -> None:
     """Fit one part of the curves, predict the part held out, and score that.
 
@@ -98,7 +99,7 @@ def validate(
         from p2fit.pictures.style import save
 
         save(draw_validation(found), picture)
-    print_all(found, as_json, as_list=True, overview=overview)
+    print_all(found, form, as_list=True, overview=overview)
 
 
 @click.command()
@@ -114,8 +115,8 @@ def validate(
     metavar="PARAMETER=NUMBER",
     help="Judge the design at this value, e.g. alpha=0.35. Repeatable.",
 )
-@json_option
-def identify(curves: str, as_json: bool, **options: Any) -> None:
+@forms
+def identify(curves: str, form: str, **options: Any) -> None:
     """Say what a design can tell: which parameters, how well, and which run to add.
 
     From sizes, rates and token counts alone. Losses, where there are any, only set the point at
@@ -130,7 +131,7 @@ def identify(curves: str, as_json: bool, **options: Any) -> None:
     from p2fit.judging.design import identify_design
 
     found = identify_design(curves, **options)
-    print_all(found, as_json)
+    print_all(found, form)
 
 
 @click.command()
@@ -143,9 +144,9 @@ def identify(curves: str, as_json: bool, **options: Any) -> None:
     help="Profile this one, e.g. alpha; all free ones by default. Repeatable.",
 )
 @picture_option
-@json_option
+@forms
 def profile(
-    curves: str, parameters: tuple[str, ...], picture: str | None, as_json: bool, **options: Any
+    curves: str, parameters: tuple[str, ...], picture: str | None, form: str, **options: Any
 ) -> None:
     """Intervals by profile likelihood: hold each parameter at a grid of values, refit the others.
 
@@ -159,6 +160,7 @@ def profile(
       p2fit profile curves.csv --parameter alpha --parameter E
       p2fit profile curves.csv --plot profile.png --json
     """
+    from p2fit.results import frame_of
     from p2fit.show.profiles import overview
     from p2fit.uncertainty.profiles import profile as profile_law
 
@@ -169,7 +171,9 @@ def profile(
         from p2fit.pictures.style import save
 
         save(draw_profiles(found), picture)
-    if as_json:
+    if form == "csv":
+        print_csv([frame_of([one.to_dict() for one in found])])
+    elif form == "json":
         print_json([one.to_dict() for one in found])
-        return
-    echo(overview(found))
+    else:
+        print_parts([overview(found)], form)

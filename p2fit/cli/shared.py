@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from p2fit.cli.values import Count, Output, Pair, Range, Share, Values, mapping, names
+from p2fit.results import Result
 from p2fit.wording import printable
 
 
@@ -41,24 +42,62 @@ def echo(renderable: Any) -> None:
 
 def print_all(
     found: Sequence[Any],
-    as_json: bool = False,
+    form: str = "text",
     *,
     as_list: bool = False,
     overview: Callable[[Sequence[Any]], Any] | None = None,
 ) -> None:
     """Results one below the other, then what ``overview`` makes of several; as JSON a list, or a
-    lone one by itself unless ``as_list``."""
-    if as_json:
+    lone one by itself unless ``as_list``; as CSV the tables of all of them as one."""
+    if form == "json":
         documents = [one.to_dict() for one in found]
         print_json(documents if as_list or len(documents) > 1 else documents[0])
-        return
-    for i, one in enumerate(found):
+    elif form == "csv":
+        print_csv([one.to_polars() for one in found])
+    else:
+        several = overview is not None and len(found) > 1
+        print_parts([*found, *([overview(found)] if several and overview else [])], form)
+
+
+def print_parts(parts: Sequence[Any], form: str) -> None:
+    """Results or layouts one below the other, as text, Markdown or LaTeX."""
+    for i, part in enumerate(parts):
         if i:
             click.echo()
-        echo(one)
-    if overview is not None and len(found) > 1:
+        if form == "text":
+            echo(part)
+            continue
+        from p2fit import show
+
+        if form == "latex":
+            click.echo(show.to_latex(part), nl=False)
+        else:
+            layout = show.renderable(part) if isinstance(part, Result) else part
+            click.echo(show.to_markdown(layout), nl=False)
+    if form == "text":
+        hint(parts)
+
+
+def hint(parts: Sequence[Any]) -> None:
+    """On a terminal, which of the printed words p2fit explain knows."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return
+    from rich.text import Text
+
+    from p2fit.glossary import words_in
+    from p2fit.show.parts import text
+
+    used = [word.term for word in words_in("\n".join(map(text, parts)))]
+    if used:
         click.echo()
-        echo(overview(found))
+        echo(Text(f"p2fit explain WORD says what these mean: {', '.join(used)}", style="dim"))
+
+
+def print_csv(frames: Sequence[Any]) -> None:
+    """Tables below each other as one, with the columns of all, and numbers in full."""
+    import polars as pl
+
+    click.echo(pl.concat(frames, how="diagonal_relaxed").write_csv().encode(), nl=False)
 
 
 def print_json(document: Any) -> None:
@@ -155,6 +194,29 @@ def saved_fit(command: Callable[..., None]) -> Callable[..., None]:
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
+format_option = click.option(
+    "--format",
+    "table",
+    type=click.Choice(["markdown", "csv", "latex"]),
+    help="Print Markdown; CSV: the table alone, its numbers with all digits; or LaTeX, with tables "
+    "for booktabs.",
+)
+
+
+def forms(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of every command that prints a table: which ``form`` it is printed in."""
+
+    @functools.wraps(command)
+    def chosen(as_json: bool, table: str | None, latex: bool = False, **options: Any) -> None:
+        asked = {"--json": as_json, f"--format {table}": table, "--latex": latex}
+        named = [name for name, given in asked.items() if given]
+        if len(named) > 1 and (as_json or table != "latex"):
+            from p2fit.errors import FitError
+
+            raise FitError(f"{' and '.join(named)} contradict each other: choose one")
+        command(form="json" if as_json else "latex" if latex else table or "text", **options)
+
+    return format_option(json_option(chosen))
 
 
 def picture_file(ctx: Any, param: Any, path: str | None) -> str | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from p2fit.cli.shared import column_option, inputs, json_option, print_all, saved_fit, working
+from p2fit.cli.shared import column_option, forms, inputs, print_all, saved_fit, working
 from p2fit.cli.values import Count, Output, Share, Values
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _crossed(given: dict[str, list[float]], law: Law, extra: tuple[str, ...] = (
     help="Take the runs from this file (all of them without --run); the law is not fitted again.",
 )
 @column_option
-@json_option
+@forms
 @click.option(
     "-o",
     "--output",
@@ -74,7 +74,7 @@ def predict(
     runs: tuple[str, ...],
     curves: str | None,
     columns: dict[str, str],
-    as_json: bool,
+    form: str,
     output: str | None,
 ) -> None:
     """Predict the loss at any point, or the rest of a run, with intervals.
@@ -104,7 +104,7 @@ def predict(
         ahead = [predict_runs(f, tokens=inputs["tokens"], runs=runs, curves=curves) for f in fits]
         if output is not None:
             _save(output, [(a.frame, a.group) for a in ahead])
-        print_all(ahead, as_json)
+        print_all(ahead, form)
         return
     if (at is None) == (not inputs) or (columns and at is None):
         raise click.UsageError("give the law's inputs by options, or a file by --at")
@@ -121,7 +121,7 @@ def predict(
         found.append(predict_points(f, points, through=first))
     if output is not None:
         _save(output, [(p.frame, p.group) for p in found])
-    print_all(found, as_json)
+    print_all(found, form)
 
 
 def _save(output: str, found: list[tuple[Any, Any]]) -> None:
@@ -191,12 +191,12 @@ def plan() -> None:
     help="Parameters that each token is computed with, 6 FLOPs each: by default what pruning "
     "leaves, or all of them where the method is N:M.",
 )
-@json_option
+@forms
 def tokens(
     fits: list[Fit],
     inputs: dict[str, list[float]],
     curves: str | None,
-    as_json: bool,
+    form: str,
     **options: Any,
 ) -> None:
     """Tokens to a loss, to win back what pruning cost, or until more hardly helps.
@@ -222,7 +222,7 @@ def tokens(
         else:
             rows = models(f, curves)
         found += [plan_tokens(f, row, curves=curves, **options) for row in rows]
-    print_all(found, as_json, overview=overview)
+    print_all(found, form, overview=overview)
 
 
 @plan.command("continue")
@@ -238,8 +238,8 @@ def tokens(
     metavar="CURVES.CSV",
     help="Where the runs are; by default the curves that the fit was made of.",
 )
-@json_option
-def continue_(fits: list[Fit], as_json: bool, **options: Any) -> None:
+@forms
+def continue_(fits: list[Fit], form: str, **options: Any) -> None:
     """Where runs in progress end, and which to stop.
 
     Each run is predicted from the law and its own points: its loss at the planned end, what
@@ -252,7 +252,7 @@ def continue_(fits: list[Fit], as_json: bool, **options: Any) -> None:
     """
     from p2fit.plan.continuing import plan_continue
 
-    print_all([plan_continue(f, **options) for f in fits], as_json)
+    print_all([plan_continue(f, **options) for f in fits], form)
 
 
 @plan.command()
@@ -273,13 +273,13 @@ def continue_(fits: list[Fit], as_json: bool, **options: Any) -> None:
     help="For avg_params: also the dense start, the final size and the schedule that prunes to "
     "this share between 25% and 75% of the compute.",
 )
-@json_option
+@forms
 def compute(
     fits: list[Fit],
     inputs: dict[str, list[float]],
     flops: list[float],
     sparsity: float | None,
-    as_json: bool,
+    form: str,
 ) -> None:
     """Split compute between size and tokens for the least loss.
 
@@ -301,7 +301,7 @@ def compute(
         points = _crossed(inputs, f.law)
         rows = [dict(zip(points, values)) for values in zip(*points.values())] or [{}]
         found += [plan_compute(f, flops, sparsity=sparsity, at=row) for row in rows]
-    print_all(found, as_json)
+    print_all(found, form)
 
 
 @plan.command()
@@ -313,8 +313,8 @@ def compute(
 )
 @click.option("--flops", type=Count(), metavar="NUMBER", help="Budget of training after pruning.")
 @click.option("--tokens", type=Count(), metavar="NUMBER", help="Or the budget in tokens.")
-@json_option
-def choose(fits: list[Fit], candidates: str, as_json: bool, **options: Any) -> None:
+@forms
+def choose(fits: list[Fit], candidates: str, form: str, **options: Any) -> None:
     """Which base model to prune to a given size, for a given budget.
 
     CANDIDATES.CSV has a row for each base model: params and base_loss (all on one evaluation set),
@@ -328,7 +328,7 @@ def choose(fits: list[Fit], candidates: str, as_json: bool, **options: Any) -> N
     """
     from p2fit.plan.choose import plan_choose
 
-    print_all([plan_choose(fits, candidates, **options)], as_json)
+    print_all([plan_choose(fits, candidates, **options)], form)
 
 
 @plan.command()
@@ -357,8 +357,8 @@ def choose(fits: list[Fit], candidates: str, as_json: bool, **options: Any) -> N
     metavar="NUMBER",
     help="Of the noise of neighbouring rows of a run.",
 )
-@json_option
-def next(fits: list[Fit], candidates: str, as_json: bool, **options: Any) -> None:
+@forms
+def next(fits: list[Fit], candidates: str, form: str, **options: Any) -> None:
     """Which runs to make next: those that narrow the wanted predictions most per FLOP.
 
     CANDIDATES.CSV has the inputs of the law; rows of one run are one run, else each row is one. A
@@ -373,7 +373,7 @@ def next(fits: list[Fit], candidates: str, as_json: bool, **options: Any) -> Non
 
     with working(f"choosing runs from {candidates}"):
         found = [plan_next(f, candidates, **options) for f in fits]
-    print_all(found, as_json)
+    print_all(found, form)
 
 
 @click.command()

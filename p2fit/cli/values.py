@@ -141,3 +141,23 @@ def mapping(ctx: Any, param: Any, pairs: tuple[tuple[str, Any], ...]) -> dict[st
         twice = next(n for n in found if sum(n == m for m, _ in pairs) > 1)
         raise click.BadParameter(f"{twice} is given twice", ctx, param)
     return found
+
+
+class Model(click.ParamType[dict[str, float]]):
+    """``params=8B,pruning_rate=30%``: inputs of a law by name."""
+
+    name = "model"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> dict[str, float]:
+        if isinstance(value, dict):
+            return value
+        found: dict[str, float] = {}
+        for part in value.split(","):
+            name, equals, text = (piece.strip() for piece in part.partition("="))
+            number = read_share(text) if text.endswith("%") else read_count(text)
+            if not (name and equals) or number is None:
+                self.fail(f"{part!r} is not NAME=NUMBER, e.g. params=8B", param, ctx)
+            if name in found:
+                self.fail(f"{name} is given twice", param, ctx)
+            found[name] = number
+        return found

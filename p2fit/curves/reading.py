@@ -14,6 +14,7 @@ import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, BinaryIO
 
 import polars as pl
@@ -58,6 +59,13 @@ class Curves:
     escaped: pl.DataFrame | None = None
     """Rows that a filter left out before the checks, as they would not have passed them; null where
     a cell broke a rule. None where all rows passed."""
+
+    def __repr__(self) -> str:
+        rows = f"{self.frame.height} rows of {', '.join(self.frame.columns)}"
+        return printable(shorten(f"<Curves {self.source}: {rows}>", 200, placeholder=" …>"))
+
+    def _repr_html_(self) -> str:
+        return self.frame._repr_html_()
 
 
 def read_curves(

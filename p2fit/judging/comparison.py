@@ -37,7 +37,7 @@ from p2fit.fit import Fit
 from p2fit.judging.conditions import _base_loss, check_conditions
 from p2fit.judging.same_rows import label, same_rows
 from p2fit.laws.law import Law
-from p2fit.results import Result
+from p2fit.results import Result, Results
 from p2fit.solver.identify import identify
 from p2fit.solver.least_squares import minimise
 from p2fit.solver.solving import solve_dataset
@@ -148,6 +148,9 @@ class Comparison(Result):
     notes: tuple[str, ...]
     """What the reader should know, one line each."""
 
+    def __repr__(self) -> str:
+        return f"<Comparison of {len(self.scores)} laws: {self.scores[0].label:.120} is best>"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; null where there is no number, never NaN."""
         document = {k: v for k, v in vars(self).items() if k != "scores"}
@@ -211,7 +214,7 @@ def compare(
         if progress is not None:
             progress(next(done), total)
 
-    return [_compare(g, *p, out, tick, bayes) for g, p, out in zip(found, parts, excluded)]
+    return Results(_compare(g, *p, out, tick, bayes) for g, p, out in zip(found, parts, excluded))
 
 
 def logged(options: Mapping[str, Any]) -> bool:

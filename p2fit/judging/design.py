@@ -36,7 +36,7 @@ from p2fit.judging.candidates import Mend, find_mends, residual_jacobian, scale_
 from p2fit.laws.expression import evaluate
 from p2fit.laws.law import Law
 from p2fit.laws.table import get_law
-from p2fit.results import Result
+from p2fit.results import Result, Results
 from p2fit.solver.build import build
 from p2fit.solver.identify import WARN, determined, identify
 from p2fit.solver.problem import Problem
@@ -146,7 +146,8 @@ def identify_design(
         target = options.get("target", "loss")
         columns = with_run_by(options.pop("columns", None), options.pop("run_by", None))
         source = _without_losses(source, law, columns, target)
-    return [_report(dataset, design, at or {}) for dataset in datasets(source, law, **options)]
+    found = datasets(source, law, **options)
+    return Results(_report(dataset, design, at or {}) for dataset in found)
 
 
 def _without_losses(

@@ -99,6 +99,7 @@ class Validation(Result):
     """One law, one group of curves and one hold-out: what was predicted, and how well."""
 
     table = ("points", "")
+    told = ("holdout", "group")
 
     holdout: str
     """As it was asked for, e.g. ``checkpoints:0.2``."""

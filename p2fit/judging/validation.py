@@ -25,6 +25,7 @@ from p2fit.judging.holdouts import PAPER, PLAIN, Split, has_tokens, parse_holdou
 from p2fit.judging.scores import Points, Score, Skill, Validation
 from p2fit.laws.law import Law
 from p2fit.plan.going_on import ahead, interval
+from p2fit.results import Results
 from p2fit.solver.solving import Solved, solve_dataset
 
 
@@ -83,12 +84,12 @@ def validate(
         if progress is not None:
             progress(done, total)
 
-    return [
+    return Results(
         _skipped(dataset, asked, plan)
         if isinstance(plan, str)
         else _held(dataset, asked, plan, tick)
         for dataset, asked, plan in plans
-    ]
+    )
 
 
 # ---------------------------------------------------------------- fit and predict

@@ -46,7 +46,7 @@ from p2fit.laws.expression import (
     summands,
 )
 from p2fit.laws.monomials import Term, collect, expand
-from p2fit.laws.typesetting import SYMBOLS, symbol, typeset
+from p2fit.laws.typesetting import formula
 
 #: Columns with a meaning of their own (see schemas/curves.schema.json) that laws may use.
 COLUMNS = ("params", "tokens", "pruning_rate", "base_loss", "avg_params", "active_params")
@@ -442,9 +442,9 @@ class Law:
             values[n] = own if jet else jets.Jet(np.asarray(own), {i: 1.0}, {})
         return compute(self.restricted, values, jets)
 
-    def latex(self, target: str = "loss") -> str:
-        """The formula in LaTeX, for what it predicts."""
-        # Without pruning there is no "before": N rather than N_0.
-        size = "N_0" if "pruning_rate" in self.inputs else "N"
-        right = typeset(parse(self.formula), {**SYMBOLS, "params": size})[0]
-        return f"{symbol(target, SYMBOLS)} = {right}"
+    def __repr__(self) -> str:
+        return f"<Law {self.name}: {self.formula}>"
+
+    def latex(self, target: str = "loss", values: Mapping[str, float] | None = None) -> str:
+        """The formula in LaTeX, for what it predicts; with numbers for the parameters given."""
+        return formula(parse(self.formula), self.inputs, target, values)

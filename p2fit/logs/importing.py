@@ -49,6 +49,12 @@ class Imported:
     """One entry per run and log."""
     warnings: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        return f"<Imported {len(self.runs)} runs: {self.curves!r}>"
+
+    def _repr_html_(self) -> str:
+        return self.curves._repr_html_()
+
     def csv(self) -> str:
         """The curves as the CSV that ``p2fit fit`` reads."""
         frame = self.curves.frame

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from p2fit.errors import FitError
+from p2fit.pictures.colours import BAND, COLOURS, FAINT, INK, spread
+from p2fit.pictures.settings import styled
 from p2fit.pictures.style import (
-    BAND,
-    COLOURS,
-    FAINT,
-    INK,
+    ANYWHERE,
+    Place,
     label,
+    note,
     panels,
+    set_name,
     set_scale,
     set_values,
-    spread,
-    styled,
 )
 from p2fit.show.parts import labels
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @styled()
-def draw_validation(validations: Sequence[Validation]) -> Figure:
+def draw_validation(validations: Sequence[Validation], place: Place = ANYWHERE) -> Figure:
     """Fitted points, held-out points, and the prediction with its 95 % interval (or its range).
 
     A panel per run, held-out runs first, at most 12 in all; where runs have one row each, or no
@@ -48,9 +48,9 @@ def draw_validation(validations: Sequence[Validation]) -> Figure:
     drawn = [(v, v.points, _validated_runs(v.points, each)) for v in found if v.points is not None]
     count = sum(len(runs) or 1 for _, _, runs in drawn)
     across = 3 if count <= 9 and len(found) != 3 else 4
-    figure, axes = panels(count, across=across, size=(2.9, 2.4))
+    sheet = panels(count, across=across, size=(2.9, 2.4), place=place)
     kinds: dict[str, Any] = {}
-    rest = iter(axes)
+    rest = iter(sheet.axes)
     for (v, points, runs), group in zip(drawn, labels([v.group for v in found])):
         title = v.holdout + (f" ({group})" if group else "")
         for name in runs:
@@ -73,12 +73,10 @@ def draw_validation(validations: Sequence[Validation]) -> Figure:
                 fontsize="small",
                 color=FAINT,
             )
-    abreast = 2 * min(across, count)
-    figure.legend(kinds.values(), kinds, loc="outside upper center", ncols=abreast)
     if all(runs for _, _, runs in drawn):
-        figure.supxlabel("tokens", fontsize="medium")
-        figure.supylabel(label(found[0].points.target), fontsize="medium")  # type: ignore[union-attr]
-    return figure
+        sheet.labels("tokens", label(found[0].points.target))  # type: ignore[union-attr]
+    sheet.legend(kinds)
+    return sheet.figure
 
 
 def _short(text: str) -> str:
@@ -105,7 +103,7 @@ def _validated_curve(axis: Axes, points: Points, rows: Any) -> dict[str, Any]:
     kinds: dict[str, Any] = {}
     for word, ends, style in (
         ("95 % interval", points.interval, {"color": BAND}),
-        ("range of equally good fits", points.range, {"color": COLOURS[4], "alpha": 0.5}),
+        ("equally good fits", points.range, {"color": COLOURS[3], "alpha": 0.5}),
     ):
         low, high = ends[0][rows][told], ends[1][rows][told]
         if np.isfinite(low).any():
@@ -132,7 +130,7 @@ def _validated_points(axis: Axes, points: Points) -> dict[str, Any]:
     kinds: dict[str, Any] = {}
     for word, ends, colour in (
         ("95 % interval", points.interval, BAND),
-        ("range of equally good fits", points.range, COLOURS[4]),
+        ("equally good fits", points.range, COLOURS[3]),
     ):
         low, high = ends[0][held], ends[1][held]
         if np.isfinite(low).any():
@@ -160,7 +158,7 @@ def _validated_points(axis: Axes, points: Points) -> dict[str, Any]:
 
 
 @styled()
-def draw_profiles(profiles: Sequence[Profile]) -> Figure:
+def draw_profiles(profiles: Sequence[Profile], place: Place = ANYWHERE) -> Figure:
     """How the objective rises, a panel per parameter, with the parabola of the jackknife.
 
     The rise is in units of the threshold: the interval is where the curve lies below 1. A
@@ -172,11 +170,14 @@ def draw_profiles(profiles: Sequence[Profile]) -> Figure:
     found = [p for p in profiles if p.values]
     if not found:
         raise FitError("no profile has anything to draw")
-    figure, axes = panels(len(found), across=min(4, -(-len(found) // 2)), size=(2.7, 2.2))
+    across = min(4, -(-len(found) // 2))
+    sheet = panels(len(found), across=across, size=(2.7, 2.2), place=place)
     kinds: dict[str, Any] = {}
-    for axis, p in zip(axes, found):
+    for axis, p in zip(sheet.axes, found):
         group = ", ".join(p.group.values())
-        axis.set_title(f"{p.parameter} ({group})" if group else p.parameter)
+        set_name(axis.set_title, p.parameter)
+        if group:
+            note(axis, group)
         x, rise = np.array(p.values), np.array(p.rises) / p.threshold
         ends = [x[i] if end is None else end for i, end in zip((0, -1), p.interval)]
         kinds["95 % by profile"] = axis.axvspan(*ends, color=BAND, lw=0)
@@ -186,9 +187,9 @@ def draw_profiles(profiles: Sequence[Profile]) -> Figure:
         if low is not None and high is not None:
             distance = np.linspace(-1.3, 1.3, 99)
             left, right = np.log([low, high]) if p.log else (low, high)
-            across = 0.5 * (left + right + distance * (right - left))
+            where = 0.5 * (left + right + distance * (right - left))
             kinds["parabola of the jackknife"] = axis.plot(
-                np.exp(across) if p.log else across, distance**2, "--", color=COLOURS[1], lw=1
+                np.exp(where) if p.log else where, distance**2, "--", color=COLOURS[1], lw=1
             )[0]
         if p.estimate:
             kinds["estimate"] = axis.plot(
@@ -201,8 +202,8 @@ def draw_profiles(profiles: Sequence[Profile]) -> Figure:
         for end, view, side in zip(p.interval, (low, high), ("left", "right")):
             if end is None:
                 axis.annotate("open", (view, 1.03), ha=side, color=FAINT, fontsize="small")
-        set_values(axis, "x", (low, high), p.log)
+        set_values(axis, "x", (low, high), p.log and high > 5 * low)
         axis.set_ylim(-0.08, 1.5)
-    figure.supylabel("rise of the objective / threshold", fontsize="medium")
-    figure.legend(kinds.values(), kinds, loc="outside upper center", ncols=4)
-    return figure
+    sheet.labels(y="rise of the objective / threshold")
+    sheet.legend(kinds)
+    return sheet.figure

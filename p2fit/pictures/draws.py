@@ -9,7 +9,9 @@ import numpy as np
 from p2fit.arrays import Array
 from p2fit.errors import FitError
 from p2fit.fit import Fit
-from p2fit.pictures.style import COLOURS, INK, legend, panels, set_values, styled
+from p2fit.pictures.colours import COLOURS, INK
+from p2fit.pictures.settings import styled
+from p2fit.pictures.style import ANYWHERE, Place, panels, set_name, set_values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,7 +20,7 @@ _MOST = 1500  # draws in a panel
 
 
 @styled()
-def draw_draws(fit: Fit) -> Figure:
+def draw_draws(fit: Fit, place: Place = ANYWHERE) -> Figure:
     """Every pair of free parameters over the fit's draws (posterior, bootstrap, or from the
     covariance), with histograms; what the data do not determine is left out.
 
@@ -36,25 +38,27 @@ def draw_draws(fit: Fit) -> Figure:
     if not names:
         raise FitError("no parameter is determined: there are no draws to show")
     number = len(names)
-    figure, axes = panels(
-        number * number, across=number, size=(1.5, 1.35) if number > 1 else (3.4, 2.6)
-    )
+    ends = {n: _ends(kept[n][fine]) for n in names}
+    # Histograms have the bins of their axis: even in its logs, or in the values.
+    logs = {n for n in logs & set(names) if ends[n][1] > 5 * ends[n][0]}
+    size = (1.5, 1.35) if number > 1 else (3.4, 2.6)
+    sheet = panels(number * number, across=number, size=size, place=place, narrow=False)
     kinds: dict[str, Any] = {}
     for i, below in enumerate(names):
         for j, left in enumerate(names):
-            axis = axes[i * number + j]
+            axis = sheet.axes[i * number + j]
             if j > i:
                 axis.remove()
                 continue
             x, y = kept[left][fine], kept[below][fine]
             centre = fit.parameters[left].estimate
             if i == j:
-                ends = _ends(x)
-                edges = np.geomspace(*ends, 31) if left in logs else np.linspace(*ends, 31)
+                even = np.geomspace if left in logs else np.linspace
+                edges = even(*ends[left], 31)
                 axis.hist(x, list(edges), color=COLOURS[0], lw=0)
                 axis.spines["left"].set_visible(False)
                 axis.set_yticks([])
-                axis.set_title(left)
+                set_name(axis.set_title, left)
                 if centre is not None:
                     kinds["estimate"] = axis.axvline(centre, color=INK, lw=1)
             else:
@@ -65,21 +69,21 @@ def draw_draws(fit: Fit) -> Figure:
                 other = fit.parameters[below].estimate
                 if centre is not None and other is not None:
                     axis.plot(centre, other, "+", color=INK, ms=7, mew=1.2, zorder=3)
-                set_values(axis, "y", _ends(y), below in logs)
-            set_values(axis, "x", _ends(x), left in logs)
+                set_values(axis, "y", ends[below], below in logs)
+            set_values(axis, "x", ends[left], left in logs)
             if i < number - 1:
                 axis.tick_params(labelbottom=False)
             else:
-                axis.set_xlabel(left)
+                set_name(axis.set_xlabel, left)
             if j > 0 or i == 0:
                 axis.tick_params(labelleft=False)
             else:
-                axis.set_ylabel(below)
-    dots = axes[0].plot([], [], "o", color=COLOURS[0], ms=3.5, mew=0, ls="none")[0]
+                set_name(axis.set_ylabel, below)
+    dots = sheet.axes[0].plot([], [], "o", color=COLOURS[0], ms=3.5, mew=0, ls="none")[0]
     open_ = [n for n in fit.law.free if not fit.parameters[n].identified]
     title = f"not determined, and left out: {', '.join(open_)}" if open_ else None
-    legend(figure, {f"draws ({_origin(fit)})": dots, **kinds}, title=title)
-    return figure
+    sheet.legend({f"draws ({_origin(fit)})": dots, **kinds}, title=title)
+    return sheet.figure
 
 
 def _origin(fit: Fit) -> str:

@@ -10,23 +10,10 @@ import polars as pl
 
 from p2fit.arrays import Array
 from p2fit.fit import Fit
-from p2fit.pictures.style import (
-    BEYOND,
-    COLOURS,
-    FAINT,
-    INK,
-    Steps,
-    is_log,
-    label,
-    legend,
-    note,
-    panels,
-    set_scale,
-    shown,
-    spread,
-    styled,
-    swatch,
-)
+from p2fit.pictures.colours import BEYOND, COLOURS, FAINT, INK, is_log, spread
+from p2fit.pictures.settings import styled
+from p2fit.pictures.steps import Steps
+from p2fit.pictures.style import ANYWHERE, Place, label, note, panels, set_scale, shown, swatch
 from p2fit.plan.going_on import ahead
 
 if TYPE_CHECKING:
@@ -40,7 +27,7 @@ _MOST_AHEAD = 6  # runs of one colour in a panel whose rest is drawn
 
 
 @styled()
-def draw_curves(fit: Fit, frame: pl.DataFrame) -> Figure:
+def draw_curves(fit: Fit, frame: pl.DataFrame, place: Place = ANYWHERE) -> Figure:
     """Loss along the tokens (or the input that varies most), with the fitted curves, their 95 %
     intervals, and what lies beyond the data shaded; and where the runs go on to, where the fit
     knows what they differ in.
@@ -52,28 +39,32 @@ def draw_curves(fit: Fit, frame: pl.DataFrame) -> Figure:
     rest, parts, drawn = split_panels(fit, frame, x)
     steps = Steps(rest[-1], frame[rest[-1]].to_numpy()) if rest else None
     size = (6.0, 3.8) if len(drawn) == 1 else (3.2, 2.6)
-    figure, axes = panels(len(drawn), across=panels_abreast(len(drawn)), size=size)
+    sheet = panels(len(drawn), across=panels_abreast(len(drawn)), size=size, place=place)
     kinds: dict[str, Any] = {}
     words: dict[str, Any] = {}
-    for axis, part in zip(axes, drawn):
+    for axis, part in zip(sheet.axes, drawn):
         words |= _curves(axis, fit, part, x, steps, kinds)
         if len(rest) > 1:
             axis.set_title(", ".join(f"{label(i)} {shown(i, part[i][0])}" for i in rest[:-1]))
-        axis.set_xlabel("")
-    share_scale(axes)
-    figure.supxlabel(label(x), fontsize="medium")
-    figure.supylabel(label(fit.target), fontsize="medium")
+    share_scale(sheet.axes)
+    sheet.labels(label(x), label(fit.target))
     if len(drawn) < len(parts):
-        note(axes[0], f"{len(drawn)} of {len(parts)} panels shown", (0, 1.12))
+        note(sheet.axes[0], f"{len(drawn)} of {len(parts)} panels shown", (0, 1.12))
     if steps is None:
-        legend(figure, {**words, **kinds})
+        sheet.legend({**words, **kinds})
     else:
-        each = [part[steps.name].to_numpy() for part in drawn]
-        thinned = any(len(np.unique(v)) > len(np.unique(steps.of(v))) for v in each)
-        middle = ", a curve for the middle of each group" if thinned else ""
-        ordered = {word: words[word] for word in steps.words if word in words}
-        legend(figure, kinds, ordered, label(steps.name) + middle)
-    return figure
+        sheet.legend(kinds, ordered(words, steps), titled(steps))
+    return sheet.figure
+
+
+def titled(steps: Steps) -> str:
+    """What colours stand for."""
+    return label(steps.name) + (", and colours in between" if steps.steady else "")
+
+
+def ordered(words: Mapping[str, Any], steps: Steps) -> dict[str, Any]:
+    """Marks in the order of the steps."""
+    return {word: words[word] for word in steps.words if word in words}
 
 
 def split_panels(
@@ -120,18 +111,27 @@ def drawn_until(low: float, high: float, name: str) -> float:
 
 
 def bands(
-    axis: Axes, fit: Fit, x: Array, columns: Mapping[str, Any], colour: str
+    axis: Axes, fit: Fit, x: Array, columns: Mapping[str, Any], colour: str, of: int = 1
 ) -> dict[str, Any]:
-    """The 95 % interval of the mean, and the range of equally good fits, along a curve."""
+    """The 95 % interval of the mean, and the range of equally good fits, along a curve.
+
+    Args:
+        of: curves in the panel: bands of many are faint, so that they bury none.
+    """
     kinds: dict[str, Any] = {}
     interval, reach = fit.interval(columns), fit.range(columns)
+    few = of <= 3
     if interval is not None:
-        axis.fill_between(x, *interval, color=colour, alpha=0.18, lw=0)
+        axis.fill_between(x, *interval, color=colour, alpha=0.18 if few else 0.1, lw=0, zorder=1)
         kinds["95 % interval"] = swatch(alpha=0.25)
     if reach is not None:
-        style: Any = {"facecolor": "none", "alpha": 0.7, "hatch": "////", "lw": 0}
-        axis.fill_between(x, *reach, edgecolor=colour, **style)
-        kinds["range of equally good fits"] = swatch(color=None, edgecolor=FAINT, **style)
+        edge: Any = {"color": colour, "lw": 0.6, "ls": (0, (1, 1.5)), "zorder": 1}
+        for end in reach:
+            axis.plot(x, end, **edge)
+        axis.fill_between(x, *reach, color=colour, alpha=0.1 if few else 0.04, lw=0, zorder=1)
+        kinds["equally good fits"] = swatch(
+            color=None, facecolor=BEYOND, edgecolor=FAINT, lw=0.6, ls=":"
+        )
     return kinds
 
 
@@ -148,26 +148,30 @@ def _curves(
     runs = frame.group_by("run").agg(pl.col([i for i in inputs if i != x]).n_unique())
     moving = any(runs[i].max() > 1 for i in runs.columns[1:])  # type: ignore[operator]
     heights, words = [frame[fit.target].to_numpy()], {}
-    for part in np.unique(group):
+    groups = np.unique(group)
+    for part in groups:
         own = frame.filter(pl.Series(group == part))
-        tint = steps.colours[part] if steps else COLOURS[0]
         word, observed = steps.words[part] if steps else "rows", own[fit.target]
-        words[word] = _scatter(axis, own[x], observed, tint)
+        tints = steps.tints(own[steps.name].to_numpy()) if steps else [COLOURS[0]] * own.height
+        words[word] = scatter(axis, own[x], observed, tints)
         first, last = _ends(own, x)
         if fit.runs is not None and x == "tokens" and not moving:
-            for tokens, line in _ahead(fit, own, end):
+            for tokens, line, tint in _ahead(fit, own, end, tints):
                 [drawn] = axis.plot(tokens, line, color=tint, lw=1.1, ls=":", zorder=3)
-                kinds.setdefault("rest of a run, from its own points", drawn)
+                kinds.setdefault("rest of a run", drawn)
+        tint = COLOURS[0]
         if steps is not None:
-            away = (own[steps.name] - steps.middles[part]).abs()
-            own = own.filter(away == away.min())
+            own = nearest(own, steps.name, steps.middles[part])
+            tint = steps.tints(own[steps.name].to_numpy())[0]
         for columns in _lines(own, inputs, x, grid, moving):
             values, line = columns[x], fit.predict(columns)
             here = (values >= first) & (values <= last)
             axis.plot(values, line, color=tint, lw=0.8, ls=(0, (4, 2)), zorder=2)
-            axis.plot(values[here], line[here], color=tint, lw=1.5, zorder=2)
+            [curve] = axis.plot(values[here], line[here], color=tint, lw=1.5, zorder=2)
+            if steps is not None and steps.steady:
+                words[word] = curve
             heights.append(line[values <= high])
-            kinds |= bands(axis, fit, values, columns, tint)
+            kinds |= bands(axis, fit, values, columns, tint, len(groups))
     set_scale(axis, "x", x, low, end)
     if not moving:
         axis.axvspan(high, end, color=BEYOND, lw=0, zorder=0)
@@ -186,6 +190,12 @@ def _curves(
     return words
 
 
+def nearest(frame: pl.DataFrame, name: str, value: float) -> pl.DataFrame:
+    """The rows whose value of a column is nearest to one."""
+    away = (frame[name] - value).abs()
+    return frame.filter(away == away.min())
+
+
 def _lines(
     frame: pl.DataFrame, inputs: Sequence[str], x: str, grid: Array, moving: bool
 ) -> list[dict[str, Any]]:
@@ -199,16 +209,23 @@ def _lines(
     return [{i: part[i].to_numpy() for i in inputs} for part in parts]
 
 
-def _ahead(fit: Fit, frame: pl.DataFrame, end: float) -> Iterator[tuple[Array, Array]]:
+def _ahead(
+    fit: Fit, frame: pl.DataFrame, end: float, tints: Sequence[str]
+) -> Iterator[tuple[Array, Array, str]]:
     """Where each run goes on to, from its last row, as the law and its own rows say."""
     inputs = fit.law.inputs
+    colour = dict(zip(frame["run"], tints))
     for run in spread(frame["run"].unique(maintain_order=True).to_list(), _MOST_AHEAD):
         rows = frame.filter(pl.col("run") == run).sort("tokens")
         last = rows.row(-1, named=True)
         tokens = np.geomspace(last["tokens"], end, _STEPS)[1:]
         points = {**{i: np.full(len(tokens), last[i]) for i in inputs}, "tokens": tokens}
         losses = fit.scale.back(ahead(fit, rows, points).place)
-        yield np.append(last["tokens"], tokens), np.append(last[fit.target], losses)
+        yield (
+            np.append(last["tokens"], tokens),
+            np.append(last[fit.target], losses),
+            colour[run],
+        )
 
 
 def _ends(frame: pl.DataFrame, x: str) -> tuple[float, float]:
@@ -217,24 +234,26 @@ def _ends(frame: pl.DataFrame, x: str) -> tuple[float, float]:
 
 
 @styled()
-def draw_observed(fit: Fit, frame: pl.DataFrame) -> Figure:
+def draw_observed(fit: Fit, frame: pl.DataFrame, place: Place = ANYWHERE) -> Figure:
     """Observed against predicted loss; of the loss above the base model's, where the law has it."""
     above = "base_loss" in fit.law.inputs and fit.target == "loss"
     base = frame["base_loss"].to_numpy() if above else np.zeros(frame.height)
     observed = frame[fit.target].to_numpy() - base
     predicted = fit.predict(_columns(fit, frame)) - base
-    figure, (axis,) = panels(1, size=(4.6, 4.2))
+    sheet = panels(1, size=(4.6, 4.2), place=place)
+    [axis] = sheet.axes
     colour = _coloured(fit, frame)
     kinds: dict[str, Any] = {}
     words: dict[str, Any] = {}
-    if colour is None:
-        words["rows"] = _scatter(axis, predicted, observed, COLOURS[0])
+    steps = None if colour is None else Steps(colour, frame[colour].to_numpy())
+    if steps is None:
+        words["rows"] = scatter(axis, predicted, observed, [COLOURS[0]] * frame.height)
     else:
-        steps = Steps(colour, frame[colour].to_numpy())
-        group = steps.of(frame[colour].to_numpy())
-        for i, word in enumerate(steps.words):
-            rows = group == i
-            words[word] = _scatter(axis, predicted[rows], observed[rows], steps.colours[i])
+        values = frame[steps.name].to_numpy()
+        scatter(axis, predicted, observed, steps.tints(values))
+        for i in np.unique(steps.of(values)):
+            style: Any = {"color": steps.colours[i], "ms": 3, "mew": 0, "ls": "none"}
+            words[steps.words[i]] = axis.plot([], [], "o", **style)[0]
     ends = np.concatenate([observed, predicted])
     low, high = float(np.nanmin(ends)), float(np.nanmax(ends))
     pad = 0.04 * max(high - low, 1e-3 * abs(high))
@@ -246,12 +265,12 @@ def draw_observed(fit: Fit, frame: pl.DataFrame) -> Figure:
     axis.set_xlabel(f"predicted {what}")
     axis.set_ylabel(f"observed {what}")
     _name_worst(axis, frame["run"].to_list(), predicted, observed, high)
-    legend(figure, kinds, words, colour and label(colour))
-    return figure
+    sheet.legend(kinds, words, None if steps is None else titled(steps))
+    return sheet.figure
 
 
 @styled()
-def draw_residuals(fit: Fit, frame: pl.DataFrame) -> Figure:
+def draw_residuals(fit: Fit, frame: pl.DataFrame, place: Place = ANYWHERE) -> Figure:
     """What the law misses against each input that varies: a trend is a fault of the law."""
     columns = _columns(fit, frame)
     predicted, observed = fit.predict(columns), frame[fit.target].to_numpy()
@@ -260,17 +279,17 @@ def draw_residuals(fit: Fit, frame: pl.DataFrame) -> Figure:
     inputs = [i for i in fit.law.inputs if i != "base_loss" and frame[i].n_unique() > 1]
     if "tokens" in frame.columns and "tokens" not in inputs and not frame["tokens"].null_count():
         inputs += ["tokens"] if frame["tokens"].n_unique() > 1 else []
-    figure, axes = panels(len(inputs) + 1, across=2 if len(inputs) in (1, 3) else 3)
+    sheet = panels(len(inputs) + 1, across=2 if len(inputs) in (1, 3) else 3, place=place)
     kinds: dict[str, Any] = {}
     size = float(np.quantile(np.abs(miss), 0.98)) * 1.25 or 1.0
     inside = np.clip(miss, -size, size)
     out = np.abs(miss) > size
     last = f"predicted {fit.target}"
-    for axis, name in zip(axes, [*inputs, last]):
+    for axis, name in zip(sheet.axes, [*inputs, last]):
         x = predicted if name == last else frame[name].to_numpy()
         set_scale(axis, "x", name, float(x.min()), float(x.max()))
         axis.axhline(0, color=INK, lw=0.8, zorder=1)
-        kinds["rows"] = _scatter(axis, x, inside, COLOURS[0])
+        kinds["rows"] = scatter(axis, x, inside, [COLOURS[0]] * len(x))
         if out.any():
             kinds[f"further out ({int(out.sum())})"] = axis.plot(
                 x[out], inside[out], "x", color=COLOURS[1], ms=4.5, ls="none", zorder=4
@@ -283,9 +302,9 @@ def draw_residuals(fit: Fit, frame: pl.DataFrame) -> Figure:
         axis.set_ylim(-1.08 * size, 1.08 * size)
     unit = "nats per token" if fit.target == "loss" else f"of {fit.target}"
     unit = f"% of the predicted {fit.target}" if log else unit
-    figure.supylabel(f"observed − predicted, {unit}", fontsize="medium")
-    legend(figure, kinds)
-    return figure
+    sheet.labels(y=f"observed − predicted, {unit}")
+    sheet.legend(kinds)
+    return sheet.figure
 
 
 def _medians(x: Array, y: Array) -> tuple[Array, Array] | None:
@@ -298,10 +317,15 @@ def _medians(x: Array, y: Array) -> tuple[Array, Array] | None:
     return np.array([np.median(x[r]) for r in rows]), np.array([np.median(y[r]) for r in rows])
 
 
-def _scatter(axis: Axes, x: Any, y: Any, colour: str) -> Any:
+def scatter(axis: Axes, x: Any, y: Any, tints: Sequence[str]) -> Any:
+    """Points, each in its colour; many are thinned out evenly."""
     thin = _thin(len(x))
-    x, y = np.asarray(x)[thin], np.asarray(y)[thin]
-    return axis.plot(x, y, "o", color=colour, ms=3, mew=0, alpha=0.75, ls="none", zorder=2)[0]
+    x, y, each = np.asarray(x)[thin], np.asarray(y)[thin], np.asarray(tints)[thin]
+    for tint in dict.fromkeys(each.tolist()):
+        own = each == tint
+        style: Any = {"color": tint, "ms": 3, "mew": 0, "alpha": 0.75, "ls": "none", "zorder": 2}
+        [drawn] = axis.plot(x[own], y[own], "o", **style)
+    return drawn
 
 
 def _thin(rows: int) -> Any:

@@ -11,21 +11,18 @@ import polars as pl
 from p2fit.arrays import Array
 from p2fit.errors import FitError
 from p2fit.fit import Fit
-from p2fit.pictures.fits import bands, panels_abreast, share_scale, split_panels
-from p2fit.pictures.style import (
-    BEYOND,
-    COLOURS,
-    FAINT,
-    Steps,
-    label,
-    legend,
-    panels,
-    set_flops,
-    set_scale,
-    shown,
-    styled,
-    swatch,
+from p2fit.pictures.colours import BEYOND, COLOURS, FAINT
+from p2fit.pictures.fits import (
+    bands,
+    nearest,
+    ordered,
+    panels_abreast,
+    share_scale,
+    split_panels,
 )
+from p2fit.pictures.settings import styled
+from p2fit.pictures.steps import Steps
+from p2fit.pictures.style import ANYWHERE, Place, label, panels, set_flops, set_scale, shown, swatch
 from p2fit.plan.compute import ComputePlan, plan_compute
 from p2fit.plan.quantities import Quantity
 from p2fit.plan.tokens import plan_tokens
@@ -39,7 +36,7 @@ _PER_DECADE = 6
 
 
 @styled()
-def draw_saturation(fit: Fit, frame: pl.DataFrame, gain: float) -> Figure:
+def draw_saturation(fit: Fit, frame: pl.DataFrame, gain: float, place: Place = ANYWHERE) -> Figure:
     """Loss along the tokens until more of them hardly help, and where it ends.
 
     Args:
@@ -55,7 +52,8 @@ def draw_saturation(fit: Fit, frame: pl.DataFrame, gain: float) -> Figure:
     rest, _, drawn = split_panels(fit, frame, "tokens")
     steps = Steps(rest[-1], frame[rest[-1]].to_numpy()) if rest else None
     size = (6.0, 3.8) if len(drawn) == 1 else (3.2, 2.6)
-    figure, axes = panels(len(drawn), across=panels_abreast(len(drawn)), size=size)
+    sheet = panels(len(drawn), across=panels_abreast(len(drawn)), size=size, place=place)
+    axes = sheet.axes
     kinds: dict[str, Any] = {}
     words: dict[str, Any] = {}
     most = float(frame["tokens"].max())  # type: ignore[arg-type]
@@ -70,12 +68,12 @@ def draw_saturation(fit: Fit, frame: pl.DataFrame, gain: float) -> Figure:
     for axis, part, each, found in zip(axes, drawn, typical, reached):
         heights = [part["loss"].to_numpy()]
         for (group, at), tokens in zip(each, found):
-            tint = steps.colours[group] if steps else COLOURS[0]
+            tint = steps.tints(np.array([at[steps.name]]))[0] if steps else COLOURS[0]
             columns = {**at, "tokens": grid}
             line = fit.predict(columns)
             curve = axis.plot(grid, line, color=tint, lw=1.4, zorder=2)[0]
             words[steps.words[group] if steps else "fit"] = curve
-            kinds |= bands(axis, fit, grid, columns, tint)
+            kinds |= bands(axis, fit, grid, columns, tint, len(each))
             last = float(fit.predict({**at, "tokens": 1e300}))
             if math.isfinite(last):
                 style: Any = {"lw": 0.9, "ls": (0, (1, 2))}
@@ -91,7 +89,6 @@ def draw_saturation(fit: Fit, frame: pl.DataFrame, gain: float) -> Figure:
                 kinds[f"from here a doubling gains < {gain:g} nats"] = mark
             heights += [line[:1], np.array([last]) if math.isfinite(last) else line[-1:]]
         set_scale(axis, "x", "tokens", low, end)
-        axis.set_xlabel("")
         axis.set_xlim(low, end)
         axis.axvspan(most, end, color=BEYOND, lw=0, zorder=0)
         values = np.concatenate(heights)
@@ -107,14 +104,12 @@ def draw_saturation(fit: Fit, frame: pl.DataFrame, gain: float) -> Figure:
         kinds[f"further out, never or open: {len(every) - shown_}"] = axes[0].plot(
             [], [], ls="none"
         )[0]
-    figure.supxlabel(label("tokens"), fontsize="medium")
-    figure.supylabel(label("loss"), fontsize="medium")
+    sheet.labels(label("tokens"), label("loss"))
     if steps is None:
-        legend(figure, {**words, **kinds})
+        sheet.legend({**words, **kinds})
     else:
-        ordered = {word: words[word] for word in steps.words if word in words}
-        legend(figure, kinds, ordered, label(steps.name))
-    return figure
+        sheet.legend(kinds, ordered(words, steps), label(steps.name))
+    return sheet.figure
 
 
 def settled(quantity: Quantity) -> bool:
@@ -132,9 +127,7 @@ def typical_inputs(
     group = steps.of(part[steps.name].to_numpy())
     found = []
     for g in np.unique(group).tolist():
-        own = part.filter(pl.Series(group == g))
-        away = (own[steps.name] - steps.middles[g]).abs()
-        own = own.filter(away == away.min())
+        own = nearest(part.filter(pl.Series(group == g)), steps.name, steps.middles[g])
         found.append((g, {i: float(own[i][own.height // 2]) for i in others}))
     return found
 
@@ -159,7 +152,7 @@ def compute_path(fit: Fit, frame: pl.DataFrame, decades: float = 2.0) -> tuple[C
 
 
 @styled()
-def draw_compute(fit: Fit, frame: pl.DataFrame) -> Figure:
+def draw_compute(fit: Fit, frame: pl.DataFrame, place: Place = ANYWHERE) -> Figure:
     """Compute-optimal size, tokens, tokens per parameter and loss over the budget.
 
     Raises:
@@ -167,7 +160,7 @@ def draw_compute(fit: Fit, frame: pl.DataFrame) -> Figure:
     """
     plan, spent = compute_path(fit, frame)
     flops = np.array([b.flops for b in plan.budgets])
-    figure, axes = panels(4, across=2)
+    sheet = panels(4, across=2, place=place)
     rows = {
         "size": frame[plan.size].to_numpy(),
         "tokens": frame["tokens"].to_numpy(),
@@ -181,7 +174,7 @@ def draw_compute(fit: Fit, frame: pl.DataFrame) -> Figure:
         "loss": "loss",
     }
     kinds: dict[str, Any] = {}
-    for axis, (kind, name) in zip(axes, names.items()):
+    for axis, (kind, name) in zip(sheet.axes, names.items()):
         found = [getattr(b, kind) for b in plan.budgets]
         values = np.array([q.value for q in found])
         _window(axis, kind, name, np.concatenate([values, rows[kind]]))
@@ -193,13 +186,13 @@ def draw_compute(fit: Fit, frame: pl.DataFrame) -> Figure:
             axis.fill_between(flops, *ends, color=COLOURS[0], alpha=0.25, lw=0)
             kinds["95 % interval"] = swatch(color=COLOURS[0], alpha=0.25)
         kinds["best split"] = axis.plot(flops, values, color=COLOURS[0], lw=1.5)[0]
-        set_flops(axis)
+        set_flops(axis, flops[0], flops[-1])
         axis.set_xlim(flops[0], flops[-1])
         axis.axvspan(float(spent.max()), flops[-1], color=BEYOND, lw=0, zorder=0)
     kinds["beyond the data"] = swatch(color=BEYOND)
-    figure.supxlabel("compute, FLOPs", fontsize="medium")
-    legend(figure, kinds)
-    return figure
+    sheet.labels(x="compute, FLOPs")
+    sheet.legend(kinds)
+    return sheet.figure
 
 
 def _window(axis: Axes, kind: str, name: str, values: Array) -> None:

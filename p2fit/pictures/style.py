@@ -1,66 +1,32 @@
-"""What the pictures share: colours, axes with readable ticks, and files written whole."""
+"""What the pictures share: a style, panels, axes with readable ticks, legends, files."""
 
 from __future__ import annotations
 
 import io
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from p2fit import extras
-from p2fit.arrays import Array
-from p2fit.curves.points import merge_close_levels
 from p2fit.errors import FitError
 from p2fit.files import replacing
+from p2fit.laws.typesetting import symbol
+from p2fit.pictures.colours import FAINT, is_log
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Every colour of a picture is one of these, so that a page can put others in their place.
-INK = "#1b1c1e"
-FAINT = "#6a6e73"
-BAND = "#d5d8dc"
-BEYOND = "#edeff1"
-#: Okabe & Ito's colours, told apart by colour-blind readers too.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-#: For what has an order: steps of viridis, without its palest end.
-STEPS = (
-    "#440154",
-    "#482979",
-    "#3e4c8a",
-    "#306a8e",
-    "#24868e",
-    "#1fa187",
-    "#3dbc74",
-    "#7ad151",
-)
-
 FORMATS = (".png", ".svg", ".pdf")
 
-_STYLE: Any = {
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.labelsize": "medium",
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": "medium",
-    "figure.dpi": 150,
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
-    "font.size": 9,
-    "legend.frameon": False,
-    "legend.fontsize": "small",
-    "savefig.bbox": "tight",
-    "svg.hashsalt": "p2fit",  # the same picture gives the same bytes
-    "text.color": INK,
-    "text.parse_math": False,  # a name may hold a $
-    "xtick.color": INK,
-    "ytick.color": INK,
-}
+_LEAST, _LEAST_OF_ALL = 1.6, 0.6  # inches across a panel, where a width is asked for
+_LOWEST = 1.35  # inches down a panel
+_TALLEST = 8.5  # inches down a figure of that kind
+
+#: Sizes in which papers print a picture, in inches: one column, or the whole page across.
+WIDTHS = {"column": 3.3, "page": 6.9}
 
 LABELS = {
     "params": "parameters",
@@ -94,38 +60,126 @@ def shown(name: str, value: float) -> str:
 COUNTS = ("params", "avg_params", "active_params", "tokens")
 
 
-@contextmanager
-def styled() -> Iterator[None]:
-    """Draw in the style of these pictures, whatever the reader's own settings are.
+@dataclass(frozen=True)
+class Place:
+    """Where a picture is to go."""
 
-    Raises:
-        FitError: matplotlib is not installed.
-    """
-    try:
-        matplotlib = extras.matplotlib()
-    except ImportError:
-        raise FitError(f"pictures need matplotlib: {extras.command('plot')}") from None
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
-        # A name in a script that the font lacks is drawn as boxes.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        yield
+    ax: Axes | None = None
+    """Axes of the reader's, for a picture of one panel; None: a figure of its own."""
+    width: float | None = None
+    """Of that figure, in inches; None: as wide as its panels like to be."""
+
+
+#: A figure of its own, as wide as it likes.
+ANYWHERE = Place()
+
+
+class Sheet:
+    """The panels of a picture, and what belongs to all of them."""
+
+    def __init__(self, figure: Figure, axes: list[Axes], *, own: bool, fixed: bool = False) -> None:
+        self.figure, self.axes, self._own, self._fixed = figure, axes, own, fixed
+
+    def labels(self, x: str | None = None, y: str | None = None) -> None:
+        """Of all axes alike."""
+        for axis in self.axes:
+            axis.set(**{f"{which}label": "" for which, text in (("x", x), ("y", y)) if text})
+        if x is not None:
+            self._one("x", x)
+        if y is not None:
+            self._one("y", y)
+
+    def _one(self, which: str, text: str) -> None:
+        if self._own:
+            getattr(self.figure, f"sup{which}label")(text, fontsize="medium")
+        else:
+            getattr(self.axes[0], f"set_{which}label")(text)
+
+    def legend(
+        self,
+        kinds: Mapping[str, Any],
+        steps: Mapping[str, Any] | None = None,
+        title: str | None = None,
+    ) -> None:
+        """What the marks mean: above all panels, where it covers nothing, the steps of a colour in
+        the first row and what else there is below; in axes of the reader's, where there is room."""
+        from matplotlib.lines import Line2D
+
+        style: Any = {"title": title, "title_fontsize": "small", "handletextpad": 0.4}
+        rows = [list(row.items()) for row in (steps or {}, kinds) if row]
+        if not self._own:
+            found = {**(steps or {}), **kinds}
+            self.axes[0].legend(found.values(), found, loc="best", **style)
+            return
+        blank = ("", Line2D([], [], ls="none"))
+        for columns in range(max(len(row) for row in rows), 0, -1):
+            lines = [row[i : i + columns] for row in rows for i in range(0, len(row), columns)]
+            # Legends are filled by column.
+            entries = [
+                line[i] if i < len(line) else blank for i in range(columns) for line in lines
+            ]
+            made = self.figure.legend(
+                [mark for _, mark in entries],
+                [text for text, _ in entries],
+                loc="outside upper center",
+                ncols=columns,
+                columnspacing=1.2,
+                **style,
+            )
+            room = made.get_window_extent(self.figure.canvas.get_renderer())  # type: ignore[attr-defined]
+            if columns == 1 or room.width <= self.figure.bbox.width:
+                if self._fixed:  # in a small picture it would take the panels' room
+                    wide, high = self.figure.get_size_inches()
+                    self.figure.set_size_inches(wide, high + room.height / self.figure.dpi)
+                return
+            made.remove()
 
 
 def panels(
-    count: int, *, across: int = 3, size: tuple[float, float] = (3.2, 2.6)
-) -> tuple[Figure, list[Axes]]:
-    """A figure with that many panels, at most ``across`` of them side by side; size in inches."""
-    from matplotlib.figure import Figure
+    count: int,
+    *,
+    across: int = 3,
+    size: tuple[float, float] = (3.2, 2.6),
+    place: Place = ANYWHERE,
+    narrow: bool = True,
+) -> Sheet:
+    """That many panels, at most ``across`` of them side by side; size in inches.
+
+    Args:
+        narrow: whether fewer may be side by side where the width asked for is small.
+
+    Raises:
+        FitError: there is more than one, and axes were given for it.
+    """
+    if place.ax is not None:
+        if count > 1:
+            raise FitError(f"this picture has {count} panels: axes hold one, so leave ax out")
+        return Sheet(place.ax.figure, [place.ax], own=False)  # type: ignore[arg-type]
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    from p2fit.pictures.figure import Picture
 
     columns = min(across, count)
+    wide, high = size
+    if place.width is not None:
+        matplotlib.rcParams["font.size"] = 8 if narrow else 7
+        columns = max(1, min(columns, int(place.width / _LEAST))) if narrow else columns
+        rows = -(-count // columns)
+        wide, ratio = place.width / columns, high / wide
+        if wide < _LEAST_OF_ALL:
+            raise FitError(
+                f"{columns} panels side by side need {_LEAST_OF_ALL * columns:.2g} inches or more"
+            )
+        high = max(ratio * wide, _LOWEST) if narrow else ratio * wide
+        high = min(high, _TALLEST / rows)
     rows = -(-count // columns)
-    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    made = Picture(figsize=(wide * columns, high * rows), layout="constrained")
+    FigureCanvasAgg(made)  # which can measure letters
+    axes = list(made.subplots(rows, columns, squeeze=False).flat)
     for spare in axes[count:]:
         spare.remove()
-    return figure, axes[:count]
+    return Sheet(made, axes[:count], own=True, fixed=place.width is not None)
 
 
 def check_format(path: str | Path) -> None:
@@ -134,8 +188,11 @@ def check_format(path: str | Path) -> None:
         raise FitError(f"{path}: a picture's name ends in {', '.join(FORMATS)}")
 
 
-def save(figure: Figure, path: str | Path) -> None:
+def save(figure: Figure, path: str | Path, dpi: float | None = None) -> None:
     """Write a figure whole or not at all, in the format that the name ends in.
+
+    Args:
+        dpi: dots per inch of a PNG, and of what is dots in the others; None: the figure's own.
 
     Raises:
         FitError: another ending, or the file cannot be written.
@@ -143,15 +200,15 @@ def save(figure: Figure, path: str | Path) -> None:
     check_format(path)
     # The date is left out, so that the same picture gives the same bytes.
     undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    with replacing(path) as temporary, styled():
-        figure.savefig(temporary, metadata=undated.get(temporary.suffix.lower()))
+    with replacing(path) as temporary:
+        metadata = undated.get(temporary.suffix.lower())
+        figure.savefig(temporary, metadata=metadata, dpi=dpi or "figure")
 
 
 def svg(figure: Figure) -> str:
     """A figure as SVG on a transparent ground."""
     out = io.StringIO()
-    with styled():
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+    figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     return out.getvalue()
 
 
@@ -161,123 +218,82 @@ def svg(figure: Figure) -> str:
 def set_scale(axis: Axes, which: str, name: str, low: float, high: float) -> None:
     """A log axis for positive values over more than a factor of four, else a linear one; ticks
     as people write counts; the label in words."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+    from matplotlib.ticker import MaxNLocator
 
-    line = getattr(axis, f"{which}axis")
     getattr(axis, f"set_{which}label")(label(name))
     if is_log(low, high) and name != "pruning_rate":
-        getattr(axis, f"set_{which}scale")("log")
         decades = np.log10(high / low)
         subs = (1, 2, 5) if decades < 1 else (1, 3) if decades < 2.6 else (1,)
-        line.set_major_locator(LogLocator(subs=subs, numticks=8))
-        line.set_minor_locator(LogLocator(subs=range(1, 10), numticks=8))
-        if decades > 6:
-            line.set_minor_locator(NullLocator())
-        line.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+        _set_log(axis, which, decades, subs)
     else:
-        line.set_major_locator(MaxNLocator(5))
-    line.set_major_formatter(FuncFormatter(lambda value, _: shown(name, value)))
+        getattr(axis, f"{which}axis").set_major_locator(MaxNLocator(_ticks(axis, which, 5)))
+    _set_words(axis, which, lambda value: shown(name, value))
 
 
-def set_flops(axis: Axes) -> None:
+def set_flops(axis: Axes, low: float, high: float) -> None:
     """A log axis of compute: 1e20, 1e22."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    axis.set_xscale("log")
-    axis.xaxis.set_major_locator(LogLocator(numticks=5))
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("+", "")))
+    _set_log(axis, "x", np.log10(high / low), (1,), ticks=5)
+    _set_words(axis, "x", lambda value: f"{value:.0e}".replace("+", ""))
 
 
 def set_values(axis: Axes, which: str, ends: tuple[float, float], log: bool) -> None:
-    """An axis of a parameter between two ends, with a few ticks; a log one where asked
-    for and worth it."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+    """An axis of a parameter between two ends, with a few ticks, a log one if asked for."""
+    from matplotlib.ticker import MaxNLocator
 
-    line, (low, high) = getattr(axis, f"{which}axis"), ends
-    if log and high > 5 * low:
-        getattr(axis, f"set_{which}scale")("log")
+    low, high = ends
+    if log:
         room = (high / low) ** 0.04
         low, high = low / room, high * room
-        line.set_major_locator(LogLocator(subs=(1, 3) if high < 60 * low else (1,), numticks=4))
-        line.set_minor_locator(NullLocator())
+        _set_log(axis, which, np.log10(high / low), (1, 3) if high < 60 * low else (1,), ticks=4)
     else:
         room = 0.04 * (high - low)
         low, high = low - room, high + room
-        line.set_major_locator(MaxNLocator(3))
+        getattr(axis, f"{which}axis").set_major_locator(MaxNLocator(_ticks(axis, which, 3)))
     getattr(axis, f"set_{which}lim")(low, high)
-    line.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    _set_words(axis, which, short)
+
+
+def _set_log(axis: Axes, which: str, decades: float, subs: Sequence[float], ticks: int = 8) -> None:
+    from matplotlib.ticker import LogLocator
+
+    line, most = getattr(axis, f"{which}axis"), _ticks(axis, which, ticks)
+    getattr(axis, f"set_{which}scale")("log")
+    subs = subs if decades * len(subs) <= most else (1,)
+    line.set_major_locator(LogLocator(subs=subs, numticks=most))
+    # Two to nine between powers of ten; where these have no room, the powers themselves.
+    minor = range(2, 10) if decades <= 2 * most else (1,)
+    line.set_minor_locator(LogLocator(subs=minor, numticks=999))
+
+
+def _ticks(axis: Axes, which: str, most: int) -> int:
+    """Ticks that have room along an axis."""
+    room = axis.get_window_extent()
+    inches = (room.width if which == "x" else 1.4 * room.height) / axis.figure.dpi
+    return max(2, min(most, round(1.8 * inches)))
+
+
+def _set_words(axis: Axes, which: str, say: Callable[[float], str]) -> None:
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    line = getattr(axis, f"{which}axis")
+    line.set_major_formatter(FuncFormatter(lambda value, _: say(value)))
+    line.set_minor_formatter(NullFormatter())
+
+
+def set_name(place: Callable[..., Any], name: str) -> None:
+    """The name of a parameter in a text of matplotlib, with Greek letters and subscripts.
+
+    Args:
+        place: what sets the text, as ``axis.set_title``.
+    """
+    plain = name.isascii()
+    place(f"${symbol(name, {})}$" if plain else name, parse_math=plain)
 
 
 def short(value: float) -> str:
     """A number in few letters: 0.35, 1200, 1e-4, 2.2e8."""
     text = f"{value:.1e}" if 0 < abs(value) < 1e-2 or abs(value) >= 1e5 else f"{value:.4g}"
     return text.replace("e+0", "e").replace("e+", "e").replace("e-0", "e-").replace(".0e", "e")
-
-
-def is_log(low: float, high: float) -> bool:
-    """Whether values are better shown by their logs."""
-    return 0 < 4 * low < high
-
-
-def spread(names: Sequence[Any], number: int) -> list[Any]:
-    """At most that many of them, evenly spread, the first and the last among them."""
-    places = np.linspace(0, len(names) - 1, min(number, len(names))).round().astype(int)
-    return [names[i] for i in places]
-
-
-class Steps:
-    """Colours for the values of a column that has an order, and their words for a legend.
-
-    Up to eight values have a colour each; of more, those that are nearly alike share one, and where
-    that leaves too many they are put into six groups of equal number.
-    """
-
-    def __init__(self, name: str, values: Array) -> None:
-        self.name, distinct = name, np.unique(values)
-        parts = np.split(distinct, len(distinct))
-        if len(parts) > len(STEPS):
-            parts = merge_close_levels(distinct)
-        if len(parts) > len(STEPS):
-            parts = np.array_split(distinct, 6)
-        self.edges = np.array([part[0] for part in parts])
-        self.middles = [float(part[(len(part) - 1) // 2]) for part in parts]
-        self.colours = spread(STEPS, len(parts))
-        self.words = [
-            "–".join(dict.fromkeys(shown(name, float(end)) for end in (part[0], part[-1])))
-            for part in parts
-        ]
-
-    def of(self, values: Array) -> Any:
-        """The group of each value."""
-        return np.searchsorted(self.edges, values, side="right") - 1
-
-
-def legend(
-    figure: Figure,
-    kinds: Mapping[str, Any],
-    steps: Mapping[str, Any] | None = None,
-    title: str | None = None,
-) -> None:
-    """A legend above all panels, where it covers nothing: the steps of a colour in its first row,
-    and what else there is in its second."""
-    from matplotlib.lines import Line2D
-
-    rows = [list(row.items()) for row in (steps or {}, kinds) if row]
-    columns = max(len(row) for row in rows)
-    blank = ("", Line2D([], [], ls="none"))
-    # Legends are filled by column.
-    entries = [row[i] if i < len(row) else blank for i in range(columns) for row in rows]
-    figure.legend(
-        [mark for _, mark in entries],
-        [text for text, _ in entries],
-        loc="outside upper center",
-        ncols=columns,
-        columnspacing=1.2,
-        handletextpad=0.4,
-        title=title,
-        title_fontsize="small",
-    )
 
 
 def swatch(**style: Any) -> Any:

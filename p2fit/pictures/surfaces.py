@@ -9,20 +9,9 @@ import polars as pl
 
 from p2fit.errors import FitError
 from p2fit.fit import Fit
-from p2fit.pictures.style import (
-    BEYOND,
-    COLOURS,
-    FAINT,
-    INK,
-    label,
-    legend,
-    panels,
-    set_scale,
-    shown,
-    spread,
-    styled,
-    swatch,
-)
+from p2fit.pictures.colours import BEYOND, COLOURS, FAINT, INK, spread
+from p2fit.pictures.settings import styled
+from p2fit.pictures.style import ANYWHERE, Place, label, panels, set_scale, shown, swatch
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +22,7 @@ _CELLS = 90  # along each side
 
 
 @styled()
-def draw_contours(fit: Fit, frame: pl.DataFrame) -> Figure:
+def draw_contours(fit: Fit, frame: pl.DataFrame, place: Place = ANYWHERE) -> Figure:
     """Lines of equal predicted loss: size over tokens, or rate over tokens, a panel per size; of
     the loss above the base model's, where the law has it.
 
@@ -51,7 +40,8 @@ def draw_contours(fit: Fit, frame: pl.DataFrame) -> Figure:
     parts.sort(key=lambda part: [part[i][0] for i in by])
     drawn = spread(parts, _MOST_PANELS)
     size = (5.4, 4.2) if len(drawn) == 1 else (3.5, 2.9)
-    figure, axes = panels(len(drawn), across=2 if len(drawn) in (2, 4) else 3, size=size)
+    sheet = panels(len(drawn), across=2 if len(drawn) in (2, 4) else 3, size=size, place=place)
+    axes = sheet.axes
     above = "base_loss" in fit.law.inputs
     for axis, part in zip(axes, drawn):
         _contours(axis, fit, frame, part, x, y, above)
@@ -66,8 +56,8 @@ def draw_contours(fit: Fit, frame: pl.DataFrame) -> Figure:
     }
     if not by and not above:
         kinds |= _path(axes[0], fit, frame, x, y)
-    legend(figure, kinds)
-    return figure
+    sheet.legend(kinds)
+    return sheet.figure
 
 
 def _path(axis: Axes, fit: Fit, frame: pl.DataFrame, x: str, y: str) -> dict[str, Any]:

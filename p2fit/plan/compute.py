@@ -37,6 +37,7 @@ from p2fit.plan.separate import Parts, Power, separate
 from p2fit.plan.tokens import compute_saved
 from p2fit.results import Result
 from p2fit.schedules import Schedule
+from p2fit.wording import percent
 
 _SIZES = ("params", "avg_params")
 _GRID = 4  # points per decade of the scan
@@ -91,6 +92,7 @@ class ComputePlan(Result):
     """Compute-optimal sizes and tokens. Made by :func:`plan_compute`."""
 
     table = ("budgets", "")
+    told = ("group", "at")
 
     law: Law
     """The law, with what was fixed and tied."""
@@ -221,8 +223,8 @@ def plan_compute(
     without = np.isnan(found.draws[:, 3:]).any(axis=1) if found.draws is not None else np.zeros(1)
     if without.any():
         notes.append(
-            f"in {100 * without.mean():.2g} % of the draws there is no optimum at one or more of "
-            "these budgets: the intervals are of the others"
+            f"in {percent(float(without.mean()), 2)} of the draws there is no optimum at one or "
+            "more of these budgets: the intervals are of the others"
         )
     return ComputePlan(
         law=law,

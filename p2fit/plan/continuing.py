@@ -35,6 +35,7 @@ from p2fit.plan.quantities import decades_outside
 from p2fit.results import Result
 
 _DRAWS = 20_000  # of the ends of all runs, for which is lowest
+_SAME = 0.95  # of the longest run's tokens, from which another is as long
 _DECADES, _STEPS = 4.0, 24  # beyond the last point, in which a loss is looked for; per decade
 
 
@@ -54,6 +55,10 @@ class RunsAhead(Result):
     where the fit has none), and ``law``: what the law alone says."""
     notes: tuple[str, ...]
     """What the reader should know, one line each."""
+
+    def to_polars(self) -> pl.DataFrame:
+        """:attr:`frame`, after the columns of its group."""
+        return self.frame.select(*(pl.lit(v).alias(k) for k, v in self.group.items()), pl.all())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; null where there is no number."""
@@ -114,6 +119,8 @@ class Outlook:
 class Continuation(Result):
     """Runs in progress, the lowest end first. Made by :func:`plan_continue`."""
 
+    table = ("runs", "")
+
     law: Law
     """The law, with what was fixed and tied."""
     target: str
@@ -165,25 +172,8 @@ def predict_runs(
     """
     asked = _asked(tokens)
     found = []
-    for name, rows in _runs(fit, runs, curves):
-        points = _points(fit, rows, asked)
-        alone = np.broadcast_to(fit.predict(points), asked.shape)
-        own = ahead(fit, rows, points)
-        ends = interval(fit, own)
-        none = [None] * len(asked)
-        found.append(
-            pl.DataFrame(
-                {
-                    "run": [name] * len(asked),
-                    "tokens": asked,
-                    "predicted": fit.scale.back(own.place),
-                    "low": none if ends is None else ends[0],
-                    "high": none if ends is None else ends[1],
-                    "law": alone,
-                },
-                schema_overrides={"low": pl.Float64, "high": pl.Float64},
-            )
-        )
+    for _, rows in _runs(fit, runs, curves):
+        found.append(predict_frame(fit, rows, asked))
     return RunsAhead(
         law=fit.law,
         target=fit.target,
@@ -191,6 +181,45 @@ def predict_runs(
         frame=pl.concat(found),
         notes=tuple(_notes(fit, asked)),
     )
+
+
+def predict_frame(fit: Fit, rows: pl.DataFrame, tokens: Array) -> pl.DataFrame:
+    """What one run goes on to: the part of :attr:`RunsAhead.frame` that is its.
+
+    Args:
+        rows: the run's, by tokens.
+    """
+    points = _points(fit, rows, tokens)
+    alone = np.broadcast_to(fit.predict(points), tokens.shape)
+    own = ahead(fit, rows, points)
+    ends = interval(fit, own)
+    none = [None] * len(tokens)
+    return pl.DataFrame(
+        {
+            "run": [rows["run"][0]] * len(tokens),
+            "tokens": tokens,
+            "predicted": fit.scale.back(own.place),
+            "low": none if ends is None else ends[0],
+            "high": none if ends is None else ends[1],
+            "law": alone,
+        },
+        schema_overrides={"low": pl.Float64, "high": pl.Float64},
+    )
+
+
+def in_progress(frame: pl.DataFrame) -> tuple[float, list[str]]:
+    """Tokens to which runs may be going, and the runs that are not there yet: as many as the
+    longest has, or, where all have about as many, twice that. Runs whose learning rate has fully
+    decayed (``final`` = 1 in their last row) have ended.
+    """
+    last = frame.sort("tokens").group_by("run", maintain_order=True).last()
+    most = float(last["tokens"].max())  # type: ignore[arg-type]
+    if "final" in last.columns:
+        last = last.filter((pl.col("final") != 1) | pl.col("final").is_null())
+    going = last.filter(pl.col("tokens") < _SAME * most)
+    if not going.height:
+        going, most = last, 2 * most
+    return most, going["run"].to_list()
 
 
 def plan_continue(
@@ -214,7 +243,17 @@ def plan_continue(
         LawError: a parameter has no finite value.
     """
     planned = float(_asked([tokens])[0])
-    every = list(_runs(fit, runs, curves))
+    return continuation(fit, list(_runs(fit, runs, curves)), planned, loss)
+
+
+def continuation(
+    fit: Fit, every: Sequence[tuple[str, pl.DataFrame]], planned: float, loss: float | None = None
+) -> Continuation:
+    """As :func:`plan_continue`, of runs by name with their rows by tokens.
+
+    Raises:
+        FitError: none of them is in progress.
+    """
     going = [(name, rows) for name, rows in every if rows["tokens"][-1] < planned]
     if not going:
         raise FitError(f"no run is in progress: all have {planned:g} tokens or more")

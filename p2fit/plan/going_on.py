@@ -45,36 +45,93 @@ def ahead(fit: Fit, rows: pl.DataFrame, points: Mapping[str, Array]) -> Ahead:
         rows: the run's rows, by tokens: the law's inputs, the target, perhaps its standard error.
         points: the law's inputs there, and ``tokens``, each of shape (m,).
     """
+    runs, scale, run = dict(fit.runs or {}), fit.scale, _measured(fit, rows)
+    there = np.broadcast_to(fit.predict(points), points["tokens"].shape)
+    later = np.log(points["tokens"])
+    beyond = effect(runs, scale, points, there)
+    ahead_of = np.stack([beyond, beyond * (later - run.middle)])
+    own_place, place = _places(runs, run.logs, later)
+    toward, between = (
+        _correlation(runs, a[:, None] - b) for a, b in ((own_place, place), (place, place))
+    )
+    crossed = toward * run.error[:, None] * runs["sigma"] + (run.design.T * run.spread) @ ahead_of
+    weights = np.linalg.solve(run.covariance, crossed)  # (n, m)
+    whole = between * runs["sigma"] ** 2 + (ahead_of.T * run.spread) @ ahead_of
+    slopes = _slopes(fit, points, there) - _slopes(fit, run.inputs, run.fitted) @ weights
+    return Ahead(scale.to(there) - run.residual @ weights, slopes, whole - crossed.T @ weights)
+
+
+@dataclass(frozen=True)
+class Own:
+    """What is one run's own, by its rows, on the scale of the residuals."""
+
+    effects: Array
+    """Its level and its rate (change of the level per e-fold of tokens), (2,)."""
+    stderr: Array
+    """Standard deviations that they are known with, (2,)."""
+    place: Array
+    """Where its rows stand, along what errors are correlated, (n,)."""
+    rest: Array
+    """What its rows miss besides, observed minus predicted, (n,)."""
+    expected: Array
+    """The covariance of that in the fit's model, (n, n)."""
+
+
+def own_effects(fit: Fit, rows: pl.DataFrame) -> Own:
+    """A run's level and rate by best linear unbiased prediction, the law taken for known.
+
+    Args:
+        fit: one with ``runs``.
+        rows: the run's rows, by tokens.
+    """
+    run = _measured(fit, rows)
+    toward = run.design * run.spread[:, None]  # (2, n)
+    weights = np.linalg.solve(run.covariance, toward.T)  # (n, 2)
+    left = np.diag(run.spread) - toward @ weights
+    # A residual is fitted minus observed: a run above the law has those below 0.
+    taken = np.eye(len(run.logs)) - run.design.T @ weights.T
+    return Own(
+        effects=-run.residual @ weights,
+        stderr=np.sqrt(np.maximum(np.diag(left), 0.0)),
+        place=_places(dict(fit.runs or {}), run.logs, run.logs)[0],
+        rest=-taken @ run.residual,
+        expected=taken @ run.covariance @ taken.T,
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The rows of one run, n of them, in the model of ``Fit.runs``."""
+
+    inputs: Mapping[str, Array]
+    fitted: Array
+    residual: Array
+    logs: Array
+    middle: float
+    design: Array
+    spread: Array
+    error: Array
+    covariance: Array
+
+
+def _measured(fit: Fit, rows: pl.DataFrame) -> _Run:
     runs = dict(fit.runs or {})
     if rows.height > _MOST:
         rows = rows[np.unique(np.linspace(0, rows.height - 1, _MOST).astype(int))]
     own = {x: rows[x].to_numpy() for x in fit.law.inputs}
     fitted = np.broadcast_to(fit.predict(own), (rows.height,))
-    there = np.broadcast_to(fit.predict(points), points["tokens"].shape)
-    scale = fit.scale
-    residual = scale.miss(fitted, rows[fit.target].to_numpy())
-    logs, later = _logs(rows), np.log(points["tokens"])
-    middle = logs.mean()
-    level, beyond = (
-        effect(runs, scale, own, fitted),
-        effect(runs, scale, points, there),
-    )
+    logs = _logs(rows)
+    middle = float(logs.mean())
+    level = effect(runs, fit.scale, own, fitted)
     design = np.stack([level, level * (logs - middle)])
-    ahead_of = np.stack([beyond, beyond * (later - middle)])
     spread = np.array([runs["level"], runs["rate"]]) ** 2
     error = runs["sigma"] / np.sqrt(_precision(fit, rows))
-    own_place, place = _places(runs, logs, later)
-    near, toward, between = (
-        _correlation(runs, a[:, None] - b)
-        for a, b in ((own_place, own_place), (own_place, place), (place, place))
-    )
+    place, _ = _places(runs, logs, logs)
+    near = _correlation(runs, place[:, None] - place)
     covariance = near * np.outer(error, error) + (design.T * spread) @ design
-    crossed = toward * error[:, None] * runs["sigma"] + (design.T * spread) @ ahead_of
     covariance[np.diag_indices(len(logs))] *= 1 + 1e-12
-    weights = np.linalg.solve(covariance, crossed)  # (n, m)
-    whole = between * runs["sigma"] ** 2 + (ahead_of.T * spread) @ ahead_of
-    slopes = _slopes(fit, points, there) - _slopes(fit, own, fitted) @ weights
-    return Ahead(scale.to(there) - residual @ weights, slopes, whole - crossed.T @ weights)
+    residual = fit.scale.miss(fitted, rows[fit.target].to_numpy())
+    return _Run(own, fitted, residual, logs, middle, design, spread, error, covariance)
 
 
 def interval(fit: Fit, found: Ahead) -> tuple[Array, Array] | None:

@@ -91,8 +91,9 @@ class Prediction(Result):
         return self.points.with_columns(**{n: pl.Series(n, v) for n, v in columns.items()})
 
     def to_polars(self) -> pl.DataFrame:
-        """:attr:`frame`."""
-        return self.frame
+        """:attr:`frame`, after the columns of its group that the points have not."""
+        own = {k: v for k, v in self.group.items() if k not in self.points.columns}
+        return self.frame.select(*(pl.lit(v).alias(k) for k, v in own.items()), pl.all())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; null where there is no number."""

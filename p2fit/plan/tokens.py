@@ -88,6 +88,7 @@ class TokensPlan(Result):
     """Tokens to buy for one model. Made by :func:`plan_tokens`."""
 
     table = ("goals", "")
+    told = ("group", "at")
 
     law: Law
     """The law, with what was fixed and tied."""
@@ -182,7 +183,10 @@ def plan_tokens(
                 f"the loss right after pruning, {pruned_loss:g}, is not above base_loss, "
                 f"{point['base_loss']:g}: there is nothing to win back"
             )
-    kept = _kept(fit, point) if kept is None else kept
+    if kept is None:
+        kept = _kept(fit, point)
+    elif not 0 < kept < math.inf:
+        raise FitError(f"kept is {kept:g}: compute is counted for a number of parameters above 0")
     asked = [
         *(_Asked("loss", v, v) for v in loss),
         *(_Asked("recover", v, float(pruned_loss or 0.0) - v * cost) for v in recover),

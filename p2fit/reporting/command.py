@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -13,7 +13,7 @@ from p2fit.fit import Fit
 # ---------------------------------------------------------------- how to reproduce
 
 
-def command(fit: Fit) -> str:
+def command(fit: Fit, plan: Sequence[Mapping[str, float]] = ()) -> str:
     """The command that makes this page; empty where the rows came from no file."""
     source = fit.data["source"]
     if source.startswith("<") or fit.backend != "least-squares":
@@ -39,10 +39,12 @@ def command(fit: Fit) -> str:
     skip = {"columns", "run_by", "by", "pool", "fix", "tie", "ranges", "start"}
     for name, usual in plain.items():
         value = fit.options.get(name, usual)
-        if name in skip or value == usual or (name == "weights" and value == "rows"):
+        if name in skip or value in (usual, None) or (name == "weights" and value == "rows"):
             continue
         flag = "--" + name.replace("_", "-")
         asked += [flag] if value is True else [flag, _text(value)]
+    for at in plan:
+        asked += ["--plan", ",".join(f"{x}={_text(v)}" for x, v in at.items())]
     return shlex.join([*asked, "-o", "report.html"])
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Unpack, cast
+
+import polars as pl
 
 from p2fit import __version__, extras
 from p2fit.curves.choosing import Dataset, Source, Stdin
@@ -23,21 +25,34 @@ from p2fit.judging.comparison import compare
 from p2fit.judging.scores import Validation
 from p2fit.judging.validation import validate
 from p2fit.laws.law import Law
+from p2fit.laws.table import LAWS
+from p2fit.pictures.colours import spread
 from p2fit.pictures.plot import GAIN
-from p2fit.pictures.style import svg
+from p2fit.pictures.style import Place, svg
 from p2fit.plan.compute import ComputePlan, plan_compute
+from p2fit.plan.continuing import Continuation, continuation, in_progress
+from p2fit.plan.prediction import predict
 from p2fit.plan.tokens import TokensPlan, plan_tokens
-from p2fit.reporting import captions, words
+from p2fit.reporting import captions, planning, summary, words
+from p2fit.reporting import rows as rows_
 from p2fit.reporting.command import command as reproduce
 from p2fit.reporting.mathml import formula, symbol
-from p2fit.reporting.section import Picture, Section
+from p2fit.reporting.section import Asked, Picture, Section
+from p2fit.reporting.summary import Gloss
 from p2fit.reporting.themes import VARIABLES, themed
+from p2fit.wording import join
 
-#: Groups that have all pictures; of more, each has its curves only, so that the page stays small.
+#: Groups that are put to the test, compared and drawn; of more, each has its numbers only.
 FULLY = 8
 FOLDS = 10
 #: Models at most in the table of tokens.
 MODELS = 12
+#: Columns that a page reads, whatever the law.
+COLUMNS = ("run", "family", "method", "seed", "final", "loss", "loss_stderr")
+#: Runs in progress at most in their table.
+GOING = 40
+#: Inches across a picture: as wide as a phone shows it without making its letters small.
+WIDTH = 4.7
 #: Of more rows no laws are compared.
 MOST_ROWS = 20_000
 
@@ -48,6 +63,7 @@ def report(
     law: str | Law | None = None,
     *,
     curves: Source | None = None,
+    plan: Sequence[Mapping[str, float]] = (),
     progress: Callable[[int, int], None] | None = None,
     **options: Unpack[OptionNames],
 ) -> str:
@@ -57,6 +73,8 @@ def report(
         source: loss curves, as in :func:`p2fit.fit_each`, or what it returned.
         law: as in :func:`p2fit.fit_each`; of fits it is theirs.
         curves: for fits: their curves, where these are not where the fits found them.
+        plan: models of your choice, each the law's inputs by name, with or without tokens: how many
+            tokens it is worth buying for it, and with tokens its loss there.
         progress: called with steps done and in all.
         options: the fields of :class:`p2fit.Options`; of fits they are theirs.
 
@@ -92,16 +110,26 @@ def report(
 
     sections = []
     for i, fit in enumerate(fits):
-        sections.append(_section(fit, curves, i, len(fits), tick))
+        sections.append(_section(fit, curves, i, len(fits), plan, tick))
     text: str = page.render(
         sections=sections,
+        overview=_overview(fits),
+        group_rows=[(s.title, *c) for s, c in zip(sections, summary.groups(fits))],
+        gloss=Gloss(),
+        contents=rows_.contents,
+        parameter_rows=rows_.parameters,
+        sensitivity_heads=rows_.sensitivity_heads,
+        sensitivity_rows=rows_.sensitivity,
+        budget_rows=rows_.budgets,
         first=fits[0],
         variables=VARIABLES,
-        command=reproduce(fits[0]),
+        command=reproduce(fits[0], plan),
         version=__version__,
         formula=formula,
         symbol=symbol,
         words=words,
+        planning=planning,
+        summary=summary,
     )
     return text
 
@@ -122,9 +150,35 @@ def _template() -> Any:
 
 
 def _section(
-    fit: Fit, curves: Source | None, index: int, of: int, tick: Callable[[], None]
+    fit: Fit,
+    curves: Source | None,
+    index: int,
+    of: int,
+    plan: Sequence[Mapping[str, float]],
+    tick: Callable[[], None],
 ) -> Section:
-    dataset = fit.dataset(curves)
+    asked = [_asked(fit, at) for at in plan]
+    anchor, title = f"g{index + 1}", words.group(fit) if of > 1 else ""
+    if of > FULLY:
+        for _ in range(3):
+            tick()
+        return Section(
+            fit=fit,
+            title=title,
+            anchor=anchor,
+            validations=[],
+            skipped=[],
+            comparison=None,
+            why_not="",
+            tokens=[],
+            asked=asked,
+            going=None,
+            compute=None,
+            no_plan="",
+            pictures={},
+            full=False,
+        )
+    dataset = _lean(fit, fit.dataset(curves))
     own = replace(dataset.curves, frame=dataset.frame)
     request = fit.request()
     for done in ("columns", "where", "min_tokens", "burn_in", "subtract_control"):
@@ -151,21 +205,81 @@ def _section(
         why_not = str(error).rpartition(f"{own.source}: ")[2]
     tick()
     tokens, split, no_plan = _plans(fit, dataset)
-    pictures = _pictures(fit, dataset, validations, f"g{index + 1}", of <= FULLY)
+    pictures = _pictures(fit, dataset, validations, anchor)
     tick()
     return Section(
         fit=fit,
-        title=words.group(fit) if of > 1 else "",
-        anchor=f"g{index + 1}",
+        title=title,
+        anchor=anchor,
         validations=validations,
         skipped=skipped,
         comparison=comparison,
         why_not=why_not,
         tokens=tokens,
+        asked=asked,
+        going=_going(fit, dataset),
         compute=split,
         no_plan=no_plan,
         pictures=pictures,
     )
+
+
+def _lean(fit: Fit, dataset: Dataset) -> Dataset:
+    """The rows without the columns that nothing here reads: a file may have thousands."""
+    where, frame = fit.options["where"] or "", dataset.curves.frame
+    read = {*COLUMNS, *fit.law.inputs, fit.target, f"{fit.target}_stderr", *fit.group}
+    read |= {fit.options["cluster"], *(x for law in LAWS.values() for x in law.inputs)}
+    kept = [c for c in frame.columns if c in read or c in where]
+    own = [c for c in dataset.frame.columns if c in read or c in where]
+    curves = replace(dataset.curves, frame=frame.select(kept))
+    return replace(dataset, frame=dataset.frame.select(own), curves=curves)
+
+
+def _going(fit: Fit, dataset: Dataset) -> Continuation | None:
+    """Where the runs that are not as far as the longest end, if they go on that far."""
+    if fit.runs is None or "tokens" not in fit.law.inputs:
+        return None
+    planned, names = in_progress(dataset.frame)
+    rows = {
+        name: dataset.frame.filter(pl.col("run") == name).sort("tokens")
+        for name in spread(names, GOING)
+    }
+    try:
+        return continuation(fit, list(rows.items()), planned)
+    except FitError:  # a run without tokens to go on from
+        return None
+
+
+def _asked(fit: Fit, at: Mapping[str, float]) -> Asked:
+    """What the fit says of a model of the reader's choice.
+
+    Raises:
+        FitError: an input is missing or unknown, or its value is.
+    """
+    law = fit.law
+    for name in at:
+        if name not in law.inputs:
+            raise FitError(f"{law.name} does not read {name}: a model is its {join(law.inputs)}")
+    found = predict(fit, at) if set(law.inputs) <= set(at) else None
+    if "tokens" not in law.inputs:
+        if found is None:
+            raise FitError(f"a model is its {join(law.inputs)}: some are missing")
+        return Asked(at, None, found)
+    others = {x: v for x, v in at.items() if x != "tokens"}
+    return Asked(at, plan_tokens(fit, others, gain=[GAIN]), found)
+
+
+def _overview(fits: Sequence[Fit]) -> Picture | None:
+    """The exponents of several fits side by side."""
+    if len(fits) < 2 or any(f.law.formula != fits[0].law.formula for f in fits):
+        return None
+    from p2fit.pictures.groups import draw_groups
+
+    try:
+        drawing = svg(draw_groups(fits, Place(width=WIDTH)))
+    except FitError:
+        return None
+    return Picture(themed(drawing, "all"), captions.groups(fits), captions.CAPTIONS["groups"])
 
 
 def _holdouts(fit: Fit) -> list[str]:
@@ -180,7 +294,7 @@ def _plans(fit: Fit, dataset: Dataset) -> tuple[list[TokensPlan], ComputePlan | 
     """Tokens for models as in the data, the best split of compute, and why neither."""
     from p2fit.pictures.fits import split_panels
     from p2fit.pictures.plans import compute_path, typical_inputs
-    from p2fit.pictures.style import Steps, spread
+    from p2fit.pictures.steps import Steps
 
     frame, no_plan = dataset.frame, ""
     tokens: list[TokensPlan] = []
@@ -206,23 +320,28 @@ def _plans(fit: Fit, dataset: Dataset) -> tuple[list[TokensPlan], ComputePlan | 
 
 
 def _pictures(
-    fit: Fit, dataset: Dataset, validations: Sequence[Validation], anchor: str, fully: bool
+    fit: Fit, dataset: Dataset, validations: Sequence[Validation], anchor: str
 ) -> dict[str, Picture]:
-    from p2fit.pictures import fits, plans, surfaces
+    from p2fit.pictures import certainty, fits, isoflops, plans, recovery, runs, surfaces
     from p2fit.pictures.checks import draw_validation
     from p2fit.pictures.draws import draw_draws
 
-    makers: dict[str, Callable[[], Any]] = {"curves": lambda: fits.draw_curves(fit, dataset.frame)}
-    if fully:
-        makers |= {
-            "observed": lambda: fits.draw_observed(fit, dataset.frame),
-            "residuals": lambda: fits.draw_residuals(fit, dataset.frame),
-            "holdouts": lambda: draw_validation(validations),
-            "contours": lambda: surfaces.draw_contours(fit, dataset.frame),
-            "draws": lambda: draw_draws(fit),
-            "saturation": lambda: plans.draw_saturation(fit, dataset.frame, GAIN),
-            "compute": lambda: plans.draw_compute(fit, dataset.frame),
-        }
+    place, frame = Place(width=WIDTH), dataset.frame
+    makers: dict[str, Callable[[], Any]] = {
+        "curves": lambda: fits.draw_curves(fit, frame, place),
+        "certainty": lambda: certainty.draw_certainty(fit, place),
+        "observed": lambda: fits.draw_observed(fit, frame, place),
+        "residuals": lambda: fits.draw_residuals(fit, frame, place),
+        "holdouts": lambda: draw_validation(validations, place),
+        "contours": lambda: surfaces.draw_contours(fit, frame, place),
+        "draws": lambda: draw_draws(fit, place),
+        "saturation": lambda: plans.draw_saturation(fit, frame, GAIN, place),
+        "compute": lambda: plans.draw_compute(fit, frame, place),
+        "isoflop": lambda: isoflops.draw_isoflops(fit, frame, place),
+        "recovery": lambda: recovery.draw_recovery(fit, frame, dataset.curves.frame, place),
+        "runs": lambda: runs.draw_runs(fit, frame, place),
+        "ahead": lambda: runs.draw_ahead(fit, frame, place),
+    }
     found = {}
     for kind, make in makers.items():
         try:

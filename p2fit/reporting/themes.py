@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import re
 
-from p2fit.pictures.style import BAND, BEYOND, COLOURS, FAINT, INK, STEPS
+from p2fit.pictures.colours import BAND, BEYOND, COLOURS, FAINT, INK, STEPS
 
+#: The same steps of plasma, without its darkest part.
+_PALE = (
+    *("#b42e8d", "#bb3488", "#c23c81", "#c8437b", "#cd4a76", "#d45270", "#da5a6a", "#de6164"),
+    *("#e4695e", "#e97158", "#ed7953", "#f1814d", "#f48948", "#f79342", "#fa9c3c", "#fca636"),
+    *("#fdb130", "#febb2b", "#fdc527", "#fcd025", "#f9dc24", "#f7e425", "#f3f027", "#f0f921"),
+)
 _DARK = {
     INK: "#e4e6e9",
     FAINT: "#a3a9b0",
     BAND: "#3b4149",
     BEYOND: "#242930",
     "#ffffff": "#14171b",
-    **dict(zip(COLOURS, ("#5db0e6", "#ff8f4a", "#35c79b", "#e5a3c8", "#f2b84b", "#8ccdf5"))),
-    # The same steps of viridis, without its darkest end.
-    **dict(
-        zip(
-            STEPS,
-            (
-                *("#3f7fb5", "#2f9aa0", "#1fa88a", "#37b878"),
-                *("#5ec962", "#90d743", "#c2df23", "#fde725"),
-            ),
-        )
-    ),
+    **dict(zip(COLOURS, ("#5db0e6", "#ff8f4a", "#35c79b", "#e5a3c8"))),
+    **dict(zip(STEPS, _PALE)),
 }
 
 #: Colour of the table -> the page's variable, its light and its dark value.
@@ -39,8 +36,10 @@ def themed(svg: str, anchor: str) -> str:
         anchor: what every id begins with, so that no two pictures share one.
     """
     drawing = svg[svg.index("<svg") :]
+    drawing = _with_strokes(drawing)
     drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
     drawing = re.sub(r"<!--.*?-->\n?", "", drawing, flags=re.DOTALL)
+    drawing = _smaller(drawing)
     drawing = re.sub(r'\bid="', f'id="{anchor}-', drawing)
     drawing = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{anchor}-", drawing)
     for colour, (name, _, _) in VARIABLES.items():
@@ -53,6 +52,52 @@ def themed(svg: str, anchor: str) -> str:
         f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 {wide} {high}" '
         f'style="--wide: {float(wide):.0f}px" aria-hidden="true" focusable="false"{end}{rest}'
     )
+
+
+def _smaller(drawing: str) -> str:
+    """The same picture in fewer bytes: no ids that nothing uses (but for those of texts), no groups
+    of one tick, no blanks."""
+    used = set(re.findall(r'(?:xlink:href="#|url\(#)([^")]+)', drawing))
+    drawing = re.sub(
+        r' id="([^"]*)"', lambda m: m[0] if m[1] in used or "text" in m[1] else "", drawing
+    )
+    # A tick has the style of what it uses.
+    tick = rf'(<use [^>]*?) style="fill: {INK}; stroke: {INK}; stroke-width: 0\.[68]"/>'
+    drawing = re.sub(tick, r"\1/>", drawing)
+    for _ in range(3):
+        drawing = re.sub(r"<g>\s*(<use [^>]*/>)\s*</g>", r"\1", drawing)
+    drawing = re.sub(r"\n\s*(?=<)", "\n", drawing)
+    return re.sub(r" ?\n([LMCQz]) ?", r"\1", drawing)
+
+
+_DOT = re.compile(
+    r'<path id="(\w+)" d="M 0 ([\d.]+) *\s*C [^"]*"(?: style="([^"]*)")?/>'  # a circle
+)
+_USES = re.compile(r'(?:<use xlink:href="#(\w+)"[^>]*/>\s*)(?:<use xlink:href="#\1"[^>]*/>\s*)*')
+_USE = re.compile(r'x="([\d.-]+)" y="([\d.-]+)"(?: style="([^"]*)")?')
+
+
+def _with_strokes(drawing: str) -> str:
+    """Many dots of one colour as one path: a line of no length with round ends for each."""
+    dots = {name: (float(r), own) for name, r, own in _DOT.findall(drawing)}
+
+    def strokes(found: re.Match[str]) -> str:
+        radius, own = dots.get(found[1], (0.0, ""))
+        uses = _USE.findall(found[0])
+        style = uses[0][2] or own
+        fill = re.search(r"fill: (#\w+)", style)
+        mixed = len({use[2] for use in uses}) > 1
+        if not radius or fill is None or "stroke: #" in style or mixed:
+            return found[0]
+        clear = re.search(r"fill-opacity: ([\d.]+)", style)
+        opacity = f"; stroke-opacity: {clear[1]}" if clear else ""
+        places = "".join(f"M{float(x):.1f} {float(y):.1f}h0" for x, y, _ in uses)
+        return (
+            f'<path d="{places}" style="fill: none; stroke: {fill[1]}{opacity}; '
+            f'stroke-width: {2 * radius:.2f}; stroke-linecap: round"/>'
+        )
+
+    return _USES.sub(strokes, drawing)
 
 
 def _shortened(found: re.Match[str]) -> str:

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from p2fit import wording
 from p2fit.errors import FRAME
 from p2fit.fit import Estimate, Fit
 from p2fit.laws.table import LAWS
-from p2fit.pictures.plans import settled
 from p2fit.pictures.style import count, label, shown
+from p2fit.show.headline import known
 from p2fit.show.parts import describe_control
 from p2fit.wording import join
 
 if TYPE_CHECKING:
     from p2fit.judging.comparison import Comparison, Difference
     from p2fit.judging.scores import Validation
-    from p2fit.plan.compute import ComputePlan
-    from p2fit.plan.quantities import Quantity
-    from p2fit.plan.tokens import TokensPlan
     from p2fit.reporting.section import Section
 
 
@@ -38,7 +36,7 @@ NAMES = {
 }
 
 
-_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -49,7 +47,14 @@ def number(value: float | None, digits: int = 4) -> str:
     if power and -4 <= int(power) < 6:
         text, power = f"{float(f'{value:.{digits}g}'):.10g}", ""
     text = text.replace("-", "−")
-    return f"{text} × 10{str(int(power)).translate(_RAISED)}" if power else text
+    return f"{text} × 10{str(int(power)).translate(RAISED)}" if power else text
+
+
+def humane(text: str) -> str:
+    """Counts in a text as everywhere else: 8.03B for 8.03e+09."""
+    return re.sub(
+        r"(?<![\w.])\d(?:\.\d+)?e\+(?:0[5-9]|1[0-4])\b", lambda m: count(float(m[0])), text
+    )
 
 
 def law_name(fit: Fit) -> str:
@@ -73,7 +78,7 @@ def group(fit: Fit) -> str:
 
 
 def percent(share: float | None, digits: int = 3) -> str:
-    return "—" if share is None else f"{100 * share:.{digits}g} %"
+    return "—" if share is None else wording.percent(share, digits)
 
 
 def title(fit: Fit) -> str:
@@ -96,48 +101,6 @@ def values(fit: Fit) -> dict[str, float]:
         for n, p in fit.parameters.items()
         if p.estimate is not None and (p.identified or p.fixed)
     }
-
-
-# ---------------------------------------------------------------- in short
-
-
-def in_short(section: Section) -> Iterator[str]:
-    """The few sentences to read first."""
-    fit = section.fit
-    m, data = fit.metrics, fit.data
-    yield (
-        f"{upper(law_name(fit))} was fitted to {plural(data['used'], 'row')} of "
-        f"{plural(data['runs'], 'run')}. It misses the loss by {percent(_float(m['mape']))} on "
-        f"average (RMSE {number(_float(m['rmse']))} nats per token)."
-    )
-    for doubt in fit.doubts:
-        yield f"{upper(doubt)}."
-    found = fit.identification
-    if not found["undetermined"]:
-        yield "The curves determine every parameter of the law."
-    else:
-        yield (
-            f"The curves determine {found['rank']} of {found['parameters']} directions of the "
-            "parameters: single values of the others mean nothing."
-        )
-    scored = [v for v in section.validations if v.score is not None]
-    for v in scored:
-        assert v.score is not None
-        skills = [s.skill for s in v.score.skills if s.skill is not None]
-        against = ""
-        if skills:
-            worst = min(skills)
-            against = ", no better than a simple guess"
-            if worst > 0:
-                against = f", {percent(worst, 2)} closer (RMSE) than the best simple guess"
-        yield (f"Put to the test on {v.about}: off by {percent(v.score.mape)} on average{against}.")
-    ranged = [v.about for v in section.validations if v.score is None]
-    if ranged:
-        yield f"Of {join(tuple(ranged))} the rest tells a range, and no single number."
-    if fit.warnings:
-        yield f"There {'is' if len(fit.warnings) == 1 else 'are'} " + (
-            plural(len(fit.warnings), "warning") + ", below."
-        )
 
 
 # ---------------------------------------------------------------- what was fitted
@@ -239,6 +202,11 @@ def intervals(fit: Fit) -> str:
         )
     if fit.covariance is not None:
         unit = fit.covariance["unit"]
+        if fit.runs is not None:
+            return (
+                f"95 % intervals from how {fit.covariance['clusters']} "
+                f"{'runs' if unit == 'run' else 'values of ' + unit} lie about the law (CR2)."
+            )
         return (
             f"95 % intervals by leaving out each of {fit.covariance['clusters']} "
             f"{'runs' if unit == 'run' else 'values of ' + unit} in turn."
@@ -258,6 +226,10 @@ def unknown(fit: Fit) -> Iterator[str]:
             "them, and do not carry them elsewhere."
         )
     groups = {n for one in fit.identification["undetermined"] for n in one["parameters"]}
+    far = [n for n in known(fit)[2] if n not in groups and _closed(fit.parameters[n])]
+    for name in far:
+        low, high = fit.parameters[name].interval or (None, None)
+        yield f"{name} is hardly known: {number(low, 3)} to {number(high, 3)}."
     for name, p in fit.parameters.items():
         if name in groups or p.interval is None or p.fixed or p.tied:
             continue
@@ -271,11 +243,22 @@ def unknown(fit: Fit) -> Iterator[str]:
             yield f"{begin} above: the curves do not say how large it may be."
 
 
+def _closed(p: Estimate) -> bool:
+    return p.interval is not None and None not in p.interval
+
+
+def all_known(fit: Fit) -> str:
+    """What is said where nothing is left open."""
+    if all(_closed(p) for p in fit.parameters.values() if not p.fixed):
+        return "Every interval has two ends."
+    return "There are no intervals, so nothing is said here of how well each parameter is known."
+
+
 def warned(fit: Fit) -> Iterator[str]:
     """Warnings that :func:`unknown` does not say already."""
     for line in fit.warnings:
         if "not determined" not in line and "not separately determined" not in line:
-            yield upper(line) + "."
+            yield humane(upper(line)) + "."
 
 
 # ---------------------------------------------------------------- how well
@@ -302,12 +285,12 @@ def tests(section: Section) -> Iterator[tuple[str, str, str, str, str, str]]:
     for v in section.validations:
         points = str(v.held_out)
         if v.score is None:
-            yield upper(v.about), points, "—", "—", "—", "a range, and no single number"
+            yield humane(upper(v.about)), points, "—", "—", "—", "a range, and no single number"
             continue
         s = v.score
         skill = "; ".join(f"{_signed(k.skill)} against {_BASELINES[k.baseline]}" for k in s.skills)
         yield (
-            upper(v.about),
+            humane(upper(v.about)),
             points,
             number(s.rmse),
             percent(s.mape),
@@ -330,14 +313,14 @@ def _signed(value: float | None) -> str:
 
 def test_notes(validations: list[Validation]) -> list[str]:
     """Their warnings, each once."""
-    return list(dict.fromkeys(f"{upper(w)}." for v in validations for w in v.warnings))
+    return list(dict.fromkeys(humane(f"{upper(w)}.") for v in validations for w in v.warnings))
 
 
 def compared(comparison: Comparison) -> Iterator[tuple[str, str, str, str, str]]:
-    """Each law: its formula, error on left-out runs, how much worse than the best, in-sample."""
+    """Each law: error on left-out runs, how much worse than the best, in-sample, its formula."""
     for i, s in enumerate(comparison.scores):
         worse = "best" if i == 0 and s.loss is not None else _against(s.difference, s.loss)
-        yield s.label, s.law.formula, percent(s.mape), worse, number(s.fit.metrics["rmse"])  # type: ignore[arg-type]
+        yield s.label, percent(s.mape), worse, number(s.fit.metrics["rmse"]), s.law.formula  # type: ignore[arg-type]
 
 
 def _against(difference: Difference | None, loss: float | None) -> str:
@@ -347,88 +330,6 @@ def _against(difference: Difference | None, loss: float | None) -> str:
         return "the same" if difference.value == 0 else "worse"
     times = difference.value / difference.stderr
     return f"worse by {times:.1f} standard errors" if times > 0 else "about the same"
-
-
-# ---------------------------------------------------------------- plan
-
-
-def saturation(plans: list[TokensPlan]) -> Iterator[tuple[str, str, str, str, str, str]]:
-    """Each model and goal: tokens, 95 % interval, FLOPs, loss there."""
-    for plan in plans:
-        model = ", ".join(
-            f"{label(x)} {shown(x, v)}" for x, v in plan.at.items() if x != "base_loss"
-        )
-        for goal in plan.goals:
-            words = _GOALS[goal.kind].format(goal.asked, 100 * goal.asked)
-            if not settled(goal.tokens):
-                found = ("not determined", _span(goal.tokens, count), "—", "—")
-            else:
-                flops = "—" if goal.flops is None else _reach(goal.flops.value, number)
-                tokens = _reach(goal.tokens.value, count)
-                found = (tokens, _span(goal.tokens, count), flops, number(goal.loss))
-            yield upper(model) or "Any", words, *found
-
-
-_GOALS = {
-    "gain": "until a doubling gains < {0:g} nats",
-    "recover": "to win back {1:g} % of what pruning cost",
-}
-
-
-def budgets(plan: ComputePlan) -> Iterator[tuple[tuple[str, str], ...]]:
-    """Each budget: FLOPs, size, tokens, tokens per parameter and loss, each with its interval."""
-    for b in plan.budgets:
-        yield (
-            (f"10{str(round(math.log10(b.flops))).translate(_RAISED)}", ""),
-            (count(b.size.value), _span(b.size, count)),
-            (count(b.tokens.value), _span(b.tokens, count)),
-            (number(b.ratio.value, 3), _span(b.ratio, lambda v: number(v, 3))),
-            (number(b.loss.value), _span(b.loss, number)),
-        )
-
-
-def exponents(plan: ComputePlan) -> str:
-    """How size and tokens grow with compute."""
-    what = "average size" if plan.size == "avg_params" else "size"
-    if plan.a is None or plan.b is None:  # another power at every budget
-        first, last = (number(plan.budgets[i].a.value, 3) for i in (0, -1))
-        return (
-            f"The best {what} grows as compute to the power {first} at the least of these budgets, "
-            f"{last} at the most."
-        )
-    a, b = (
-        f"{number(q.value, 3)}" + (f" ({_span(q, lambda v: number(v, 3))})" if q.interval else "")
-        for q in (plan.a, plan.b)
-    )
-    return f"The best {what} grows as compute to the power {a}, the tokens as compute to {b}."
-
-
-def plan_notes(section: Section) -> list[str]:
-    """What the reader of a plan should know, each once."""
-    if not section.tokens and section.compute is None:
-        return [f"No plan: {section.no_plan}."]
-    notes = dict.fromkeys(note for plan in section.tokens for note in plan.notes)
-    if len(notes) > 3:  # much the same, for one model after the other
-        notes = dict.fromkeys(["Some of these lie far beyond the data: see the shaded part."])
-    if section.compute is not None:
-        notes |= dict.fromkeys(section.compute.notes)
-    elif "base_loss" not in section.fit.law.inputs:
-        notes[section.no_plan] = None
-    return [f"{upper(note.removesuffix('.'))}." for note in notes]
-
-
-def _reach(value: float, words: Callable[[float], str]) -> str:
-    return "never" if math.isinf(value) else words(value)
-
-
-def _span(quantity: Quantity, words: Callable[[float], str]) -> str:
-    if not settled(quantity) and quantity.range is not None:
-        low, high = (_reach(end, words) for end in quantity.range)
-        return f"{low} to {high} fit as well"
-    if quantity.interval is None:
-        return "—"
-    low, high = (_reach(end, words) for end in quantity.interval)
-    return low if low == high else f"{low} to {high}"
 
 
 def _float(value: float | str | None) -> float | None:

@@ -12,6 +12,7 @@ from p2fit.show.parts import (
     number,
     with_notes,
 )
+from p2fit.wording import percent
 
 
 def renderable(plan: Choice) -> Any:
@@ -27,7 +28,7 @@ def renderable(plan: Choice) -> Any:
         cells = [number(c.params), number(c.pruning_rate, 3), number(c.tokens)]
         cells += [number(c.loss.value), interval_text(c.loss.interval)]
         cells += [interval_text(c.loss.range)] if open_ else []
-        cells.append("—" if c.best is None else f"{100 * c.best:.3g} %")
+        cells.append("—" if c.best is None else percent(c.best))
         group = [", ".join(c.group.values())] if groups else []
         made.add_row(c.name, *group, *cells, number(c.rank, 3))
     return with_notes(facts(head), made, notes=plan.notes)

@@ -15,6 +15,7 @@ from p2fit.show.parts import (
     facts,
     number,
 )
+from p2fit.wording import percent
 
 _HEADS = {
     "falls_with_tokens": "falls with\ntokens",
@@ -54,7 +55,7 @@ def renderable(comparison: Comparison) -> Any:
             "best" if best else against(s.difference),
             number(s.rmse_log, 3),
             against(s.difference_squares),
-            "—" if s.mape is None else f"{100 * s.mape:.3g} %",
+            "—" if s.mape is None else percent(s.mape),
         )
         inside.add_row(
             Text(s.label),

@@ -12,8 +12,9 @@ from rich.text import Text
 
 from p2fit.diagnostics import UNMOVED, failed_checks
 from p2fit.fit import Estimate, Fit
+from p2fit.show.headline import headline, known, local_rank, predicts_within
 from p2fit.show.parts import describe_control, facts, grid, labels, number
-from p2fit.solver.identify import determined
+from p2fit.wording import percent
 
 _HEADS = ("parameter", "estimate", "std. error", "95 % interval", "")
 _BAYES_HEADS = (
@@ -48,17 +49,18 @@ def overview(fits: Sequence[Fit]) -> Group:
     r2 = "r2_excess" if excess else "r2"
     sloped = any(fit.metrics["asd"] is not None for fit in fits)
     heads = ["rows", "runs", "R² L−L₀" if excess else "R²", "RMSE", *(["ASD"] if sloped else [])]
-    scores = grid(["group"], [*heads, "determined"])
+    scores = grid(["group"], [*heads, "predicts within", "known"])
     names = list(fits[0].parameters)
     values = grid(["group"], names)
     for fit, label in zip(fits, labels([fit.group for fit in fits])):
-        m, found = fit.metrics, fit.identification
+        m = fit.metrics
         scores.add_row(
             label,
             str(fit.data["used"]),
             str(fit.data["runs"]),
             *(number(m[n], 3) for n in (r2, "rmse", *(["asd"] if sloped else []))),  # type: ignore[arg-type]
-            f"{found['rank']} of {found['parameters']}",
+            predicts_within(fit),
+            f"{len(known(fit)[0])} of {len(fit.law.free)}",
         )
         values.add_row(label, *(_value(fit.parameters[n]) for n in names))
     return Group(Text("all groups", style="bold"), Text(), scores, Text(), values)
@@ -114,10 +116,11 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
     if fit.law.name == "custom":
         yield "", f"columns: {', '.join(fit.law.inputs) or 'none'}; all other names are parameters"
     if fit.target != "loss":
-        known = "all of it in [0, 1]: taken for a share" if options["residual"] == "arcsine" else ""
-        yield "predicts", f"{fit.target}{', ' if known else ''}{known}"
+        share = "all of it in [0, 1]: taken for a share" if options["residual"] == "arcsine" else ""
+        yield "target", f"{fit.target}{', ' if share else ''}{share}"
     if data["chosen"]:
         yield "", f"chosen because {data['chosen']}"
+    yield from headline(fit)
     rows = f"{data['used']} of {data['rows']} rows, {data['runs']} run{'s' * (data['runs'] != 1)}"
     yield "data", f"{data['source']}: {rows}"
     for reason, count in data["excluded"].items():
@@ -152,14 +155,14 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
         scores.append(f"R² {number(m['r2'])}")  # type: ignore[arg-type]
     scores.append(f"RMSE {number(m['rmse'])}")  # type: ignore[arg-type]
     if m["mape"] is not None:
-        scores.append(f"MAPE {100 * float(m['mape']):.3g} %")
+        scores.append(f"MAPE {percent(float(m['mape']))}")
     yield "fit", ", ".join(scores)
     scores = [f"mean Huber {number(m['huber'])}"]  # type: ignore[arg-type]
     if m["asd"] is not None:
         scores.append(f"ASD {number(m['asd'])} {m['asd_unit']}")  # type: ignore[arg-type]
     yield "", ", ".join(scores)
     found = fit.identification
-    yield "determined", determined(found["rank"], found["parameters"], found["condition"])
+    yield "local rank", local_rank(found)
     if fit.bootstrap is not None:
         b = fit.bootstrap
         kind = {"wild": "wild cluster bootstrap", "runs": "bootstrap of runs"}[b["resample"]]
@@ -171,7 +174,10 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
             yield "", f"of these draws: {', '.join(faults)}"
     elif fit.covariance is not None:
         c = fit.covariance
-        yield "intervals", f"leave-one-{c['unit']}-out jackknife over {c['clusters']}, Student's t"
+        kind = f"leave-one-{c['unit']}-out jackknife over {c['clusters']}"
+        if fit.runs is not None:
+            kind = f"robust (CR2) over {c['clusters']} {c['unit']}s"
+        yield "intervals", f"{kind}, Student's t"
     for i, (share, values) in enumerate(fit.sensitivity.items()):
         moved = ", ".join(f"{e} {number(v, 3)}" for e, v in values.items())
         yield "" if i else "sensitivity", f"without each run's first {share}: {moved}"
@@ -180,15 +186,15 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
 def _runs(runs: Mapping[str, Any], residual: str) -> str:
     """How runs differ, and how their points follow each other."""
     unit = "in their excess" if runs["excess"] else {"log": "of the loss"}.get(residual, residual)
-    percent = runs["excess"] or residual == "log"
+    shares = runs["excess"] or residual == "log"
 
     def size(value: float) -> str:
-        return f"{100 * value:.2g} % {unit}" if percent else f"{number(value, 2)} ({unit})"
+        return f"{percent(value, 2)} {unit}" if shares else f"{number(value, 2)} ({unit})"
 
     parts = [f"they differ by {size(runs['level'])}" if runs["level"] else "none differs"]
     if runs["rate"]:
         parts.append(f"and {number(runs['rate'], 2)} in rate")
-    own = f"{100 * runs['sigma']:.2g} %" if residual == "log" else number(runs["sigma"], 2)
+    own = percent(runs["sigma"], 2) if residual == "log" else number(runs["sigma"], 2)
     near = f", correlation of neighbours {runs['neighbours']:.2g}" if runs["length"] else ""
     return f"{' '.join(parts)}; points of a run by {own} more{near}"
 

@@ -11,6 +11,7 @@ from p2fit.show.parts import (
     number,
     with_notes,
 )
+from p2fit.wording import percent
 
 
 def renderable(plan: NextRuns) -> Any:
@@ -27,7 +28,7 @@ def renderable(plan: NextRuns) -> Any:
     last = "standard error after" if precise else "standard errors after"
     made = grid(["run"], [*names, "rows", "FLOPs", "gain", last])
     for r in plan.runs:
-        gain = f"{100 * r.gain:.3g} %" if precise else f"{r.gain:.3g} nats"
+        gain = percent(r.gain) if precise else f"{r.gain:.3g} nats"
         after = number(r.stderr, 3) if precise else f"× {r.stderr:.3g}"
         cells = [number(r.inputs[x]) for x in names]
         made.add_row(r.run, *cells, str(r.rows), number(r.flops, 3), gain, after)

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from p2fit.plan.tokens import TokensPlan, input_order
 from p2fit.show.parts import about, facts, grid, interval_text, labels, number, or_never, with_notes
+from p2fit.wording import percent
 
 
 def renderable(plan: TokensPlan) -> Any:
@@ -28,7 +29,7 @@ def renderable(plan: TokensPlan) -> Any:
         cells += [interval_text(goal.tokens.range, 3)] if open_ else []
         cells += [or_never(goal.flops.value, 3) if goal.flops else "—", number(goal.loss)]
         share = goal.tokens.reached
-        made.add_row(goal.label, *cells, "—" if share is None else f"{100 * share:.3g} %")
+        made.add_row(goal.label, *cells, "—" if share is None else percent(share))
     return with_notes(facts(head), made, notes=plan.notes)
 
 

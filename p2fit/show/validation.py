@@ -14,6 +14,7 @@ from p2fit import metrics
 from p2fit.arrays import finite
 from p2fit.judging.scores import Score, Validation
 from p2fit.show.parts import facts, grid, labels, number
+from p2fit.wording import percent
 
 _MOST_RUNS = 20
 
@@ -74,7 +75,7 @@ def _facts(v: Validation) -> list[tuple[str, str]]:
     s = v.score
     scores = [f"RMSE {number(s.rmse)}"]
     if s.mape is not None:
-        scores.append(f"MAPE {100 * s.mape:.3g} %")
+        scores.append(f"MAPE {percent(s.mape)}")
     if s.asd is not None:
         scores.append(f"ASD {number(s.asd)} {metrics.ASD_UNIT}")
     facts.append(("predicted", ", ".join(scores)))
@@ -83,7 +84,7 @@ def _facts(v: Validation) -> list[tuple[str, str]]:
     elif s.r2 is not None:
         facts.append(("", f"R² {number(s.r2)}"))
     if s.coverage is not None:
-        facts.append(("", f"95 % intervals hold {100 * s.coverage:.3g} % of the points"))
+        facts.append(("", f"95 % intervals hold {percent(s.coverage)} of the points"))
     for i, k in enumerate(s.skills):
         rows = "" if k.rows == s.rows else f" on {k.rows} points"
         line = f"{_signed(k.skill)} against {_WORDS[k.baseline]} (RMSE {number(k.rmse)}{rows})"

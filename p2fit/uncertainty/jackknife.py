@@ -4,7 +4,12 @@ The points of one curve share their error, so the unit of inference is the run (
 cluster): a leave-one-cluster-out jackknife (CR3) by its one-step formula, with Student's t at
 G - 1 degrees of freedom. Where every run has one row this is a jackknife over rows (HC3).
 
-Source: Bell & McCaffrey 2002 (CR3); MacKinnon, Nielsen & Webb 2023 for its one-step form.
+Where what the rows of a run share is in the model, its coordinates are independent as far as the
+model is right. Then the bias of each cluster's part is taken out exactly (CR2), where the jackknife
+takes out twice that, and each quantity has its own degrees of freedom.
+
+Source: Bell & McCaffrey 2002 (CR2, CR3, degrees of freedom); MacKinnon, Nielsen & Webb 2023 for
+the one-step form; Pustejovsky & Tipton 2018.
 """
 
 from __future__ import annotations
@@ -158,7 +163,7 @@ class Covariance:
 
 
 def covariance(solved: Solved) -> Covariance | None:
-    """The CR3 covariance at the optimum; None where clusters do not outnumber parameters, or
+    """The covariance at the optimum; None where clusters do not outnumber parameters, or
     where all residuals are so far beyond delta that the objective has no curvature.
 
     A coefficient that ended at 0 counts as free: what it could have been is part of the spread.
@@ -171,14 +176,18 @@ def covariance(solved: Solved) -> Covariance | None:
         return None
 
     scores, breads = told(problem, z, clusters, basis)
-    steps = left_out(scores, breads)
-    if steps is None:
+    critical = t_quantile(0.975, count - 1)
+    if problem.effects is not None:
+        if not breads.any():
+            return None
+        steps = unbiased(scores, breads)
+        inner = basis @ (steps.T @ steps) @ basis.T
+        return Covariance(problem, z, inner, count, critical, basis, breads)
+    left = left_out(scores, breads)
+    if left is None:
         return None
-    spread = (count - 1) / count * (steps.T @ steps)
-    inner = basis @ spread @ basis.T
-
-    shared = (basis, breads) if problem.effects is not None else (None, None)
-    return Covariance(problem, z, inner, count, t_quantile(0.975, count - 1), *shared)
+    spread = (count - 1) / count * (left.T @ left)
+    return Covariance(problem, z, basis @ spread @ basis.T, count, critical)
 
 
 def told(
@@ -232,8 +241,26 @@ def left_out(scores: Array, breads: Array) -> Array | None:
         return None
 
 
+def unbiased(scores: Array, breads: Array) -> Array:
+    """What each cluster moves the optimum by, (G, r), larger by what it is moved itself: the sum of
+    squares has the right mean where coordinates are independent (CR2)."""
+    root, larger = _larger(breads)
+    moved: Array = (root @ (larger @ (root @ scores[:, :, None])))[:, :, 0]
+    return moved
+
+
+def _larger(breads: Array) -> tuple[Array, Array]:
+    """Root R of the inverse of the sum of breads, (r, r), and (1 - R bread R)^-1/2, (G, r, r)."""
+    values, vectors = np.linalg.eigh(breads.sum(axis=0))
+    root = vectors / np.sqrt(np.maximum(values, 1e-14 * values[-1])) @ vectors.T
+    own, turned = np.linalg.eigh(root @ breads @ root)
+    # As in the jackknife, the limit only matters where a cluster holds all that is known.
+    scale = 1 / np.sqrt(np.maximum(1 - own, 1e-10))
+    return root, (turned * scale[:, None, :]) @ turned.transpose(0, 2, 1)
+
+
 def degrees_of_freedom(contrasts: Array, information: Array) -> Array:
-    """Degrees of freedom of the jackknife's variance of combinations (k, r) of directions.
+    """Degrees of freedom of that sum of squares for combinations (k, r) of directions.
 
     Those of a χ² with the mean and variance that it has where coordinates are independent, as
     whitened ones are (Bell & McCaffrey 2002; Pustejovsky & Tipton 2018).
@@ -241,21 +268,24 @@ def degrees_of_freedom(contrasts: Array, information: Array) -> Array:
     Args:
         information: what each cluster tells of the directions, shape (G, r, r).
     """
-    total = information.sum(axis=0)
-    rank = len(total)
-    without = total - information + 1e-10 * np.trace(total) / rank * np.eye(rank)
-    moved = np.linalg.solve(without, contrasts.T[None])  # (G, r, k)
+    root, larger = _larger(information)
+    moved = root @ (larger @ (root @ contrasts.T))  # (G, r, k)
     pulled = np.matmul(information, moved)
     own = np.einsum("grk,grk->kg", moved, pulled)
     pulled = pulled.transpose(2, 0, 1)  # (k, G, r)
-    shared = np.matmul(np.matmul(pulled, np.linalg.pinv(total)), pulled.transpose(0, 2, 1))
-    products: Array = -shared
-    diagonal = np.arange(len(information))
-    products[:, diagonal, diagonal] += own
-    trace = np.trace(products, axis1=1, axis2=2)
-    squares = np.sum(products**2, axis=(1, 2))
-    found: Array = trace**2 / np.where(squares > 0, squares, 1.0)
-    return np.clip(np.nan_to_num(found, nan=1.0), 1.0, max(len(diagonal) - 1, 1))
+    # Of the matrix with own on the diagonal, less S = pulled inverse pulled', (G, G); of that, what
+    # stands beside the diagonal by sums before and after each cluster: one may hold nearly all.
+    through = pulled @ (root @ root)
+    left = own - np.einsum("kgr,kgr->kg", through, pulled)
+    pairs = pulled[..., :, None] * pulled[..., None, :]
+    others = np.zeros_like(pairs)
+    others[:, 1:] += np.cumsum(pairs[:, :-1], axis=1)
+    others[:, :-1] += np.cumsum(pairs[:, :0:-1], axis=1)[:, ::-1]
+    trace = np.sum(left, axis=1)
+    beside = np.einsum("kgr,kgrs,kgs->kg", through, others, through)
+    squares = np.sum(left**2 + np.maximum(beside, 0.0), axis=1)
+    found: Array = np.where(squares > 0, trace**2 / np.maximum(squares, 1e-300), 1.0)
+    return np.clip(np.nan_to_num(found, nan=1.0), 1.0, max(len(information) - 1, 1))
 
 
 def t_quantiles(freedom: Array) -> Array:

@@ -19,13 +19,13 @@ from p2fit.solver.solving import Solved
 from p2fit.uncertainty.jackknife import (
     coordinates,
     degrees_of_freedom,
-    left_out,
     t_quantile,
     told,
+    unbiased,
 )
 
 _ROWS = 5  # of a run, from which a shape can be seen
-_SURE = 2.807  # standard errors: 0.5 % of a normal is farther off
+_SURE = 2.576  # standard errors: 1 % of a normal is farther off
 _HANGING = 0.15  # chance of such a size if runs differed in it at random
 _KNOWN = 1e-4  # of a shape's size that is not a change of the law's parameters
 
@@ -76,12 +76,10 @@ def misfit(solved: Solved) -> Misfit | None:
 
 def _steady(scores: Array, breads: Array) -> bool:
     """Whether the last direction's size does not hang on few of the clusters."""
-    count, steps = len(scores), left_out(scores, breads)
-    if steps is None:
-        return False
+    moved = unbiased(scores, breads)[:, -1]
     total = breads.sum(axis=0)
     size = float(np.linalg.pinv(total, hermitian=True)[-1] @ scores.sum(axis=0))
-    error = float(np.sqrt((count - 1) / count * steps[:, -1] @ steps[:, -1]))
+    error = float(np.sqrt(moved @ moved))
     freedom = float(degrees_of_freedom(np.eye(len(total))[-1:], breads)[0])
     return abs(size) > t_quantile(1 - _HANGING / 2, freedom) * error > 0
 

@@ -93,7 +93,9 @@ FIT = ["curves.csv", "--law", "E + A/params^alpha"]
 AT = ["--params", "1B", "--pruning-rate", "0.2", "--base-loss", "2"]
 BASES: dict[tuple[str, ...], list[str]] = {
     ("check",): ["curves.csv"],
+    ("cite",): ["p2"],
     ("compare",): [*FIT, "--law", "E + A/tokens^alpha"],
+    ("explain",): ["open"],
     ("fit",): FIT,
     ("identify",): FIT,
     ("import",): ["log.jsonl", "--params", "1M", "--tokens-per-step", "512"],
