@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from typing import Any
 
 #: The usual thresholds (Vehtari et al. 2021; Betancourt 2016).
@@ -11,6 +12,9 @@ R_HAT, ESS_PER_CHAIN, E_BFMI = 1.01, 100, 0.3
 ALONG = 0.002
 #: Contraction below which a posterior says what the prior said.
 UNMOVED = 0.1
+#: Standard deviations that a median moves, and factor of a standard deviation, with a prior half or
+#: twice as wide, from which on a parameter hangs on that prior.
+MOVED, SPREAD = 0.5, 1.5
 
 
 def failed_checks(diagnostics: Mapping[str, Any]) -> list[str]:
@@ -37,3 +41,50 @@ def failed_checks(diagnostics: Mapping[str, Any]) -> list[str]:
     if not diagnostics["e_bfmi"] >= E_BFMI:
         found.append(f"E-BFMI {diagnostics['e_bfmi']:.2f}, below {E_BFMI}")
     return found
+
+
+#: The widths that priors are given in place of their own.
+WIDTHS = {"halved": "half as wide", "doubled": "twice as wide"}
+
+
+def most_moved(found: Mapping[str, Any]) -> tuple[str, str, bool]:
+    """What a prior of another width changes most: which parameter, how, and whether it is much.
+
+    Args:
+        found: of one prior and one width, where the weights can tell; see
+            :func:`p2fit.bayes.prior_sensitivity.prior_sensitivity`.
+    """
+
+    def size(name: str) -> float:
+        shift, spread = (found["parameters"][name][k] for k in ("shift", "spread"))
+        if shift is None or not spread:
+            return math.inf
+        return float(max(abs(shift) / MOVED, abs(math.log(spread)) / math.log(SPREAD)))
+
+    name = max(found["parameters"], key=size)
+    shift, spread = (found["parameters"][name][k] for k in ("shift", "spread"))
+    if shift is None or not spread:
+        return name, "without bounds", True
+    return name, f"{shift:+.2f} sd, sd × {spread:.2f}", size(name) >= 1
+
+
+def hanging(sensitivity: Mapping[str, Any], unmoved: Collection[str]) -> list[str]:
+    """Which conclusions hang on a prior, in words.
+
+    Args:
+        unmoved: parameters whose posterior is their prior, which is said already.
+    """
+    lines = []
+    for prior, widths in sensitivity.items():
+        for kind, found in widths.items():
+            if found["parameters"] is None:
+                if prior not in unmoved:
+                    lines.append(
+                        f"what the prior of {prior} {WIDTHS[kind]} would change cannot be told "
+                        "from these draws: fit again with it"
+                    )
+                continue
+            name, how, much = most_moved(found)
+            if much and not (name == prior and name in unmoved):
+                lines.append(f"{name} hangs on the prior of {prior}: {WIDTHS[kind]}, {how}")
+    return lines

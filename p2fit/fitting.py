@@ -27,6 +27,7 @@ class FitOptions(OptionNames, total=False):
     draws: int
     tune: int
     chains: int
+    prior_sensitivity: bool
     save_trace: str | Path | None
 
 

@@ -463,6 +463,54 @@ def test_priors_of_ones_own_move_the_posterior(kept: pl.DataFrame) -> None:
     assert "alpha ~ Normal(0.5, 0.005)" in fit.summary()
 
 
+@pytest.mark.parametrize(
+    ("prior", "half", "twice"),
+    [
+        ("Normal(0.36, 0.04)", "Normal(0.36, 0.02)", "Normal(0.36, 0.08)"),
+        ("LogNormal(-1, 0.1)", "LogNormal(-1, 0.05)", "LogNormal(-1, 0.2)"),
+        ("HalfNormal(0.3)", "HalfNormal(0.15)", "HalfNormal(0.6)"),
+        ("HalfStudentT(4, 0.3)", "HalfStudentT(4, 0.15)", "HalfStudentT(4, 0.6)"),
+        ("Gamma(40, 110)", "Gamma(160, 440)", "Gamma(10, 27.5)"),
+        ("Uniform(0.2, 0.6)", "Uniform(0.3, 0.5)", None),
+    ],
+)
+def test_priors_of_other_widths_do_what_weights_say(
+    kept: pl.DataFrame, prior: str, half: str, twice: str | None
+) -> None:
+    few = kept.sort("params", "tokens").gather_every(8)
+
+    def at(text: str, **more: Any) -> p2fit.Fit:
+        return p2fit.fit(few, "chinchilla", backend="laplace", prior=[f"alpha ~ {text}"], **more)
+
+    one = at(prior, prior_sensitivity=True)
+    assert one.posterior is not None
+    found = one.posterior["prior_sensitivity"]
+    assert set(found) == set(one.posterior["priors"])
+    for kind, text in (("halved", half), ("doubled", twice)):
+        said = found["alpha"][kind]
+        if text is None:
+            assert said["parameters"] is None  # beyond the ends there are no draws
+            continue
+        assert said["parameters"] is not None
+        other = at(text)
+        for name, moved in said["parameters"].items():
+            own, again = one.parameters[name], other.parameters[name]
+            near = 0.1 * (own.stderr or 0.0)
+            assert moved["median"] == pytest.approx(again.estimate, abs=near), name
+            assert moved["interval"] == pytest.approx(again.interval, abs=6 * near), name
+
+
+def test_a_conclusion_that_hangs_on_a_prior_is_named(kept: pl.DataFrame) -> None:
+    firm = ["alpha ~ Normal(0.6, 0.03)"]
+    one = p2fit.fit(kept, backend="laplace", prior=firm, prior_sensitivity=True)
+    assert any(line.startswith("alpha hangs on the prior of alpha") for line in one.warnings)
+    assert "hangs on it" in one.summary()
+    sound = p2fit.fit(kept, backend="laplace", prior_sensitivity=True)
+    assert not any("prior" in line for line in sound.warnings)
+    assert "hangs on it" not in sound.summary()
+    jsonschema.validate(json.loads(json.dumps(one.to_dict())), SCHEMA)
+
+
 def test_the_draws_of_laplace_carry_to_a_processor_with_other_eigenvectors(
     kept: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:

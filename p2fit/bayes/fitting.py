@@ -16,10 +16,11 @@ from p2fit.bayes import laplace, leaving_out, sampling
 from p2fit.bayes.build import posterior
 from p2fit.bayes.checks import along_runs
 from p2fit.bayes.posterior import Noise, Posterior
+from p2fit.bayes.prior_sensitivity import prior_sensitivity
 from p2fit.bayes.priors import parse
 from p2fit.bayes.runs import Runs, runs_of
 from p2fit.curves.choosing import Dataset, Source, datasets
-from p2fit.diagnostics import UNMOVED, failed_checks
+from p2fit.diagnostics import UNMOVED, failed_checks, hanging
 from p2fit.errors import FitError, LawError
 from p2fit.estimation import fit_dataset, score
 from p2fit.fit import Estimate, Fit
@@ -52,6 +53,8 @@ class BayesOptions:
     """Steps of each chain before them, in which the sampler adapts."""
     chains: int = 4
     """Independent chains."""
+    prior_sensitivity: bool = False
+    """Whether to tell how estimates move with each prior half and twice as wide."""
     save_trace: str | Path | None = None
     """Where to write all draws (NetCDF, for ArviZ)."""
 
@@ -236,6 +239,8 @@ def _fit(
         "nothing of it"
         for name in unmoved
     ]
+    sensitivity = prior_sensitivity(own, x) if options.prior_sensitivity else None
+    lines += hanging(sensitivity or {}, unmoved)
     if own.runs is None and len(solved.frame) > solved.frame["run"].n_unique():
         lines.append(
             "the rows of a run are taken for independent, as asked: where they follow each other, "
@@ -265,6 +270,7 @@ def _fit(
             and {"excess": own.runs.excess, "along": own.runs.along, "width": own.runs.width},
             "priors": {n: _prior_text(own, n) for n in own.names},
             "contraction": contraction,
+            "prior_sensitivity": sensitivity,
             "least_squares": {n: p.estimate for n, p in least_squares.parameters.items()},
         },
         diagnostics=diagnostics,
@@ -273,8 +279,8 @@ def _fit(
 
 
 def _prior_text(own: Posterior, name: str) -> str:
-    term = name in own.sized and name not in own.own
-    return f"{own.priors[name]}{' of its term at the centre of the data' if term else ''}"
+    term = " of its term at the centre of the data" if own.is_size(name) else ""
+    return f"{own.priors[name]}{term}"
 
 
 def contracted(own: Posterior, x: Array) -> dict[str, float]:

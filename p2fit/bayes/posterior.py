@@ -114,17 +114,21 @@ class Posterior:
     def _sized(self) -> frozenset[str]:
         return frozenset(self.sized)
 
+    def is_size(self, name: str) -> bool:
+        """Whether the prior of a parameter is for the size of its part of the law."""
+        return name in self._sized and name not in self.own
+
     def log_prior(self, x: Any, xp: Any = NUMPY) -> Any:
         """Log density of the prior in x, shape (…)."""
         total: Any = 0.0
         values = self.values(x, xp) if self.own & self._sized else {}
         for i, name in enumerate(self.names):
             prior = self.priors[name]
-            if name not in self._sized:
+            if self.is_size(name):
+                total = total + prior.log_density(xp.exp(x[..., i]), xp) + x[..., i]
+            elif name not in self._sized:
                 total = total + prior.log_density(self._value(name, x[..., i], xp), xp)
                 total = total + self._log_slope(name, x[..., i], xp)
-            elif name not in self.own:  # the size itself
-                total = total + prior.log_density(xp.exp(x[..., i]), xp) + x[..., i]
             else:
                 unit, power = self.size_of(name, values, xp)
                 log = (x[..., i] - unit) / power

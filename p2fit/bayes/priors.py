@@ -49,6 +49,20 @@ class Prior:
         """Whether it has no mass at 0 and below."""
         return self.kind not in ("Normal", "Uniform")
 
+    def widened(self, factor: float) -> Prior:
+        """The same, so many times as wide, about the same place: its mean (of the log, for
+        LogNormal), or 0 where it begins there."""
+        a, b = (*self.values, 0.0)[:2]
+        match self.kind:
+            case "HalfNormal":
+                return Prior(self.kind, (a * factor,))
+            case "Uniform":
+                middle, half = (a + b) / 2, factor * (b - a) / 2
+                return Prior(self.kind, (middle - half, middle + half))
+            case "Gamma":
+                return Prior(self.kind, (a / factor**2, b / factor**2))
+        return Prior(self.kind, (a, b * factor))
+
     def log_density(self, value: Any, xp: Any) -> Any:
         """Log density at values inside the support, with the functions of ``xp``."""
         a, b = (*self.values, 0.0)[:2]

@@ -24,7 +24,7 @@ from p2fit.cli.shared import (
 from p2fit.cli.values import Output
 
 #: Options of some backends only: passed on where they are given.
-_LEFT_OUT = ("noise", "prior", "draws", "tune", "chains", "save_trace")
+_LEFT_OUT = ("noise", "prior", "draws", "tune", "chains", "prior_sensitivity", "save_trace")
 
 
 @click.command()
@@ -46,6 +46,11 @@ _LEFT_OUT = ("noise", "prior", "draws", "tune", "chains", "save_trace")
     "--tune", type=int, metavar="NUMBER", help="bayes: steps to adapt before them (default 500)."
 )
 @click.option("--chains", type=int, metavar="NUMBER", help="bayes: chains (default 4).")
+@click.option(
+    "--prior-sensitivity",
+    is_flag=True,
+    help="bayes, laplace: also say what moves with each prior half and twice as wide.",
+)
 @click.option(
     "--save-trace",
     type=Output(),

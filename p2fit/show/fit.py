@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from p2fit.diagnostics import UNMOVED, failed_checks
+from p2fit.diagnostics import UNMOVED, WIDTHS, failed_checks, most_moved
 from p2fit.fit import Estimate, Fit
 from p2fit.show.headline import headline, known, local_rank, predicts_within
 from p2fit.show.parts import describe_control, facts, grid, labels, number
@@ -37,10 +37,30 @@ def renderable(fit: Fit) -> Group:
     for row in _rows(fit):
         table.add_row(*row)
     parts: list[Any] = [head, Text(), table]
+    if (sensitivity := (fit.posterior or {}).get("prior_sensitivity")) is not None:
+        parts += [Text(), _priors(sensitivity, (fit.posterior or {})["priors"])]
     if fit.warnings:
         parts.append(Text())
         parts += [Text.assemble(("warning: ", "yellow"), w) for w in fit.warnings]
     return Group(*parts)
+
+
+def _priors(sensitivity: Mapping[str, Any], priors: Mapping[str, str]) -> Table:
+    """What moves most with each prior of another width."""
+    table = grid(["prior of", "", *WIDTHS.values(), ""], [])
+    for name, widths in sensitivity.items():
+        cells: list[str] = []
+        hangs = False
+        for found in widths.values():
+            if found["parameters"] is None:
+                cells.append("cannot be told")
+                hangs = True
+                continue
+            moved, how, much = most_moved(found)
+            cells.append(f"{moved} {how}")
+            hangs = hangs or much
+        table.add_row(name, priors[name], *cells, "hangs on it" if hangs else "")
+    return table
 
 
 def overview(fits: Sequence[Fit]) -> Group:
