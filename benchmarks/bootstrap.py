@@ -29,7 +29,7 @@ from common import (
     timed,
     times,
 )
-from coverage import SUM
+from intervals import SUM
 from peers import CSV, DELTA, as_peer
 from scipy.optimize import minimize
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 from common import Array, Row, percent, setting, table
-from coverage import TRUTHS, Design, dense, name, pruned, sparse
+from intervals import TRUTHS, Design, dense, name, pruned, sparse
 
 import p2fit
 

@@ -29,12 +29,13 @@ PARTS = (
     "nist",
     "neighbours",
     "recovery",
-    "coverage",
+    "intervals",
     "effects",
     "bootstrap",
     "design",
     "samplers",
     "sbc",
+    "calibration",
 )
 #: simple-scaling-laws needs Python 3.12; without one its rows say so.
 PEERS = ("scipy", "lmfit", "chinchilla", "autograd", "jax", "arviz", "nutpie", "numpyro", "pymc")

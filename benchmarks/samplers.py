@@ -6,7 +6,6 @@ model in (log A, log B, log E, α, β) on the data as they are.
 
 from __future__ import annotations
 
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -21,9 +20,6 @@ from p2fit.bayes.posterior import Posterior
 from p2fit.bayes.pymc import pymc_model
 from p2fit.bayes.sampling import prepare, sample
 from p2fit.curves.choosing import datasets
-
-# numba, which nutpie imports, takes any module of this name for the package: here, a benchmark.
-sys.modules["coverage"] = None  # type: ignore[assignment]
 
 DRAWS, TUNE, CHAINS = 1000, 500, 4
 _PYMC: dict[str, Any] = {
