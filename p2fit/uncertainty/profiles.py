@@ -29,7 +29,7 @@ from p2fit.curves.choosing import Dataset, Source, datasets
 from p2fit.curves.options import OptionNames, Options, showing
 from p2fit.errors import FitError
 from p2fit.laws.law import Law
-from p2fit.results import Result
+from p2fit.results import Result, Results
 from p2fit.solver.build import build
 from p2fit.solver.least_squares import minimise
 from p2fit.solver.problem import Problem
@@ -146,7 +146,7 @@ def profile(
                 f"{', '.join(free)}"
             )
     names = [n for n in free if n in (parameters or free)]
-    profiles = []
+    profiles = Results[Profile]()
     for dataset in found:
         for one in profile_dataset(dataset, names):
             profiles.append(one)
