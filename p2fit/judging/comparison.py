@@ -43,6 +43,7 @@ from p2fit.solver.least_squares import minimise
 from p2fit.solver.search import settle, solve
 from p2fit.solver.solving import Solved, solve_dataset
 from p2fit.solver.starts import starts
+from p2fit.wording import join
 
 #: Up to this many runs, one is left out at a time; beyond it, a twentieth of them.
 SINGLY = 60
@@ -295,9 +296,11 @@ def _compare(
     for dataset, fit in zip(group, fits):
         known = fit.identification
         if known["rank"] < known["parameters"]:
+            open_ = {n for one in known["undetermined"] for n in one["parameters"]}
+            names = tuple(n for n in dataset.law.free if n in open_)
             notes.append(
-                f"{label(dataset.law)}: {known['rank']} of {known['parameters']} directions are "
-                "determined, and a point was picked along the others to predict from"
+                f"{label(dataset.law)}: {join(names)} {'is' if len(names) == 1 else 'are'} not "
+                "determined: of the values that fit equally well some were picked to predict from"
             )
     scores = [_score(group[i], fits[i], errors[i], best, not reason) for i in order]
     if bayes is not None:
