@@ -1,4 +1,4 @@
-"""Draw the gallery: run the commands on its page, and keep the pictures that they write.
+"""Draw the pictures of pages: run the commands on them, and keep what they write.
 
 ``python docs/gallery.py``, from the root of the repository, as ``make docs`` does.
 """
@@ -16,10 +16,10 @@ from tests.test_examples import render, workplace
 DOCS = Path(__file__).resolve().parent
 
 
-def draw() -> None:
-    page = (DOCS / "gallery.md").read_text(encoding="utf-8")
-    kept = DOCS / "_gallery"
-    kept.mkdir(exist_ok=True)
+def draw(name: str) -> None:
+    page = (DOCS / f"{name}.md").read_text(encoding="utf-8")
+    kept = DOCS / "_gallery" / name
+    kept.mkdir(exist_ok=True, parents=True)
     with workplace():
         render(page)
         for picture in Path.cwd().glob("*.png"):
@@ -27,4 +27,5 @@ def draw() -> None:
 
 
 if __name__ == "__main__":
-    draw()
+    for name in ("gallery", "pictures"):
+        draw(name)

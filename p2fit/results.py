@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", bound="Result")
 
-_PAIRS = ("interval", "jackknife", "new_run", "range")  # two ends each
+_PAIRS = ("interval", "fitted", "new_run", "range")  # two ends each
 
 
 class Result:

@@ -33,11 +33,10 @@ addEventListener("load", () => {
   let least = 99, where = "";
   for (const e of page.body.querySelectorAll("*")) {
     const says = [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
-    const letters = e.id && /-text_\\d+$/.test(e.id) && e.firstElementChild;
-    if (!(says && !e.closest("svg")) && !letters) continue;
-    const own = view.getComputedStyle(letters ? e.querySelector("[style*=fill]") : e);
+    if (!says || e.closest("style")) continue;
+    const own = view.getComputedStyle(e);
     const block = e.closest("div,p,td,th,li,h1,h2,h3,body");
-    const ratio = contrast(parse(letters ? own.fill : own.color), behind(block));
+    const ratio = contrast(parse(e.closest("svg") ? own.fill : own.color), behind(block));
     if (ratio < least) [least, where] = [ratio, e.outerHTML.slice(0, 120)];
   }
   document.title = "measured";

@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import jsonschema
 import polars as pl
 import pytest
@@ -262,3 +264,25 @@ def test_a_closed_pipe_is_no_traceback(curves: Path) -> None:
 def test_a_law_in_a_terminal_fits_its_width(curves: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     assert run("fit", curves).stdout == p2fit.fit(curves).summary()  # piped: always the same
+
+
+#: What prints no table: notes, BibTeX, files, pictures, pages.
+WITHOUT_TABLE = {"check", "cite", "import", "plot", "report", "schema", "simulate"}
+
+
+def test_whatever_prints_a_table_prints_it_in_any_form() -> None:
+    def every(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
+        if not isinstance(command, click.Group):
+            yield name, command
+            return
+        context = click.Context(command)
+        for one in command.list_commands(context):
+            found = command.get_command(context, one)
+            if found is not None and one != "run":  # p2fit-adapters tests its own
+                yield from every(found, f"{name} {one}".strip())
+
+    commands = dict(every(main, ""))
+    assert set(commands) >= WITHOUT_TABLE
+    for name, command in commands.items():
+        options = {option for p in command.params for option in p.opts}
+        assert ("--format" in options) == (name not in WITHOUT_TABLE), name

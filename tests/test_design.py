@@ -241,7 +241,10 @@ def test_the_command(tmp_path: Path) -> None:
     runner = CliRunner()
     text = runner.invoke(main, ["identify", path, "--law", "p2", "--design"])
     assert text.exit_code == 0
-    assert "6 of 7 directions" in text.output
+    assert "determined      gamma, delta, D_C and beta\n" in text.output
+    assert "not determined  N_C, alpha and E\n" in text.output
+    assert "local rank      6 of 7\n" in text.output
+    assert "directions" not in text.output
     assert "mend: one more run with" in text.output
     found = runner.invoke(
         main, ["identify", path, "--law", "p2", "--design", "--at", "alpha=0.35", "--json"]
@@ -257,4 +260,4 @@ def test_the_command(tmp_path: Path) -> None:
     piped = runner.invoke(
         main, ["identify", "-", "--law", "p2", "--design"], input=Path(path).read_bytes()
     )
-    assert "6 of 7 directions" in piped.output
+    assert "local rank      6 of 7\n" in piped.output

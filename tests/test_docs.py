@@ -1,29 +1,39 @@
 """The documentation stays in step with the code.
 
-``python -m tests.test_docs`` rewrites the help texts in docs/reference/cli.md, and
-docs/reference/glossary.md.
+``python -m tests.test_docs`` rewrites the help texts in docs/reference/cli.md,
+docs/reference/glossary.md, and the picture of the README.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
 import sys
+import threading
 import tomllib
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+import numpy as np
 from click.testing import CliRunner
+from matplotlib.image import imread
 
 import p2fit
 from p2fit.cli import main
 from p2fit.glossary import WORDS
 from tests.test_examples import DOCS
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 ROOT = Path(__file__).parents[1]
 CLI = ROOT / "docs" / "reference" / "cli.md"
 GLOSSARY = CLI.with_name("glossary.md")
+CONTOURS = ROOT / "docs" / "pictures" / "contours.png"
 BLOCK = re.compile(r"```console\n\$ p2fit (?P<arguments>[^\n]*--help)\n(?P<help>.*?)```", re.DOTALL)
 
 
@@ -67,9 +77,45 @@ def test_no_page_links_to_a_file_that_is_not_there() -> None:
         text = page.read_text(encoding="utf-8")
         for target in re.findall(r"\]\(([^)#]+)", text):
             if target.startswith("_gallery/"):  # drawn by the page's own commands
-                assert re.search(rf"(-o|--plot) {target.removeprefix('_gallery/')}\b", text), target
+                _, folder, picture = target.split("/")
+                assert folder == page.stem
+                assert re.search(rf"(-o|--plot) {picture}\b", text), target
             elif "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+class Web(BaseHTTPRequestHandler):
+    """Says by a page's name whether it is there."""
+
+    def do_GET(self) -> None:
+        self.send_response(int(self.path.strip("/")))
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_links_to_what_the_web_has_no_more_are_found(tmp_path: Path) -> None:
+    """And a site that is out of reach, or keeps robots out, is no dead link."""
+    server = HTTPServer(("127.0.0.1", 0), Web)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    here = f"http://127.0.0.1:{server.server_port}"
+    found = [f"{here}/{code}" for code in (200, 403, 404, 410, 429, 503)]
+    found += ["http://no-such-host.invalid/a", "https://[::1]:1/b"]
+    page = "".join(f'<a href="{address}">a</a>' for address in found)
+    (tmp_path / "a.html").write_text(page + f'<a href="{here}/404#part">again</a>')
+    command = [sys.executable, str(ROOT / "docs" / "links.py"), str(tmp_path)]
+    alone = {**os.environ, "no_proxy": "*"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=alone)
+    server.shutdown()
+    server.server_close()
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [
+        f"a.html: {here}/404",
+        f"a.html: {here}/410",
+        f"a.html: {here}/404#part",
+    ]
+    assert done.stderr == "5 addresses of the web could not be asked for from here\n"
 
 
 def test_dead_links_of_the_site_are_found(tmp_path: Path) -> None:
@@ -137,7 +183,21 @@ def test_the_page_of_words_is_what_the_command_says() -> None:
     assert GLOSSARY.read_text(encoding="utf-8") == glossary()
 
 
+def draw_contours() -> Figure:
+    """The picture of the README, which is kept: a page on GitHub draws nothing."""
+    curves = ROOT / "examples" / "chinchilla" / "chinchilla.csv"
+    return p2fit.plot(p2fit.fit(curves, where="kept == 1"), "contours", curves=curves)
+
+
+def test_the_picture_of_the_readme_is_what_p2fit_draws(tmp_path: Path) -> None:
+    draw_contours().savefig(tmp_path / "now.png")
+    kept, now = imread(CONTOURS), imread(tmp_path / "now.png")
+    assert kept.shape == now.shape
+    assert np.mean(np.abs(kept - now) > 0.1) < 0.01  # but for how letters are smoothed
+
+
 def rewrite() -> None:
+    draw_contours().savefig(CONTOURS)
     GLOSSARY.write_text(glossary(), encoding="utf-8")
     pages = [
         f"```console\n$ p2fit {' '.join([*w, '--help'])}\n{help_text(w)}```" for w in commands(main)

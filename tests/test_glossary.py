@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -37,6 +38,11 @@ def test_jargon_is_explained(word: str) -> None:
     found = run("explain", *word.split())
     assert found.exit_code == 0
     assert len(found.stdout) > 60
+    meaning = explain(word)[0].meaning
+    for form in ("markdown", "latex", "csv"):
+        shown = run("explain", *word.split(), "--format", form).stdout
+        assert meaning.split(",")[0].replace("%", "\\%" if form == "latex" else "%") in shown
+    assert json.loads(run("explain", *word.split(), "--json").stdout)[0]["meaning"] == meaning
 
 
 def test_columns_laws_and_parameters_are_words() -> None:

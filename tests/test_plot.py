@@ -495,6 +495,19 @@ def test_runs_have_the_levels_that_they_were_made_with() -> None:
         p2fit.plot(fitted("chinchilla", where="kept == 1"), "runs")
 
 
+@pytest.mark.parametrize("jitter", [0.0, 1e-9, 0.01])
+def test_distances_that_repeat_are_one(jitter: float) -> None:
+    """Of checkpoints at 2, 4, 8 and 16 billion tokens, but for rounding, there are three."""
+    curves = simulate.chinchilla(96, seed=1, params=[1e9, 4e9, 16e9] * 32, noise=0.01)
+    rng = np.random.default_rng(0)
+    curves["run"] = [f"r{i % 24}" for i in range(96)]
+    curves["tokens"] = [2e9 * 2 ** (i // 24) * (1 + jitter * rng.random()) for i in range(96)]
+    figure = p2fit.plot(p2fit.fit(curves), "runs", curves=curves)
+    for line in figure.axes[2].lines[1:]:
+        near = np.asarray(line.get_xdata(), float) / np.log(2)
+        assert near == pytest.approx([1, 2, 3], abs=0.02)
+
+
 def test_a_run_goes_on_from_its_last_point_to_where_the_longest_is() -> None:
     curves = under_way()
     fit = p2fit.fit(curves)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import html5lib
+import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 import p2fit
 from p2fit import FitError
@@ -18,6 +22,7 @@ from p2fit.cli import main
 from p2fit.laws.law import Law
 from p2fit.laws.table import LAWS
 from p2fit.reporting.mathml import formula
+from p2fit.reporting.themes import themed
 from tests import browser, simulate
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -204,6 +209,31 @@ def test_groups_have_a_section_each(tmp_path: Path) -> None:
     assert names[0] == "All groups"
     assert names[1:4] == [f"train_set = {v}" for v in ("c4_original", "rpj", "rw_original")]
     assert sum(name == "Parameters" for level, name in headings(page) if level == 3) == 3
+    # Each has the same few pictures, and the page stays one that can be sent.
+    assert len(list(page.iter("figure"))) == 1 + 3 * 5
+    assert "has all kinds" in words(page)
+    assert made.stat().st_size < 600_000
+
+
+@given(
+    st.lists(st.tuples(st.floats(-500, 500), st.floats(-500, 500)), min_size=2, max_size=60),
+    st.booleans(),
+)
+def test_a_line_of_fewer_points_is_the_same_line(
+    points: list[tuple[float, float]], closed: bool
+) -> None:
+    """To less than a tenth of a point, wherever it goes."""
+    points += points[:1] * closed
+    path = "L ".join(f"{x:.6f} {y:.6f} \n" for x, y in points)
+    drawing = themed(f'<svg viewBox="0 0 9 9">\n<path d="M {path}"/></svg>', "x")
+    kept = np.array(re.findall(r"[ML] ?(-?[\d.]+) (-?[\d.]+)", drawing), float)
+    assert len(kept) <= len(points)
+    near = np.full(len(points), np.inf)
+    for a, b in itertools.pairwise(kept):
+        along = b - a
+        share = np.clip((points - a) @ along / max(along @ along, 1e-9), 0, 1)
+        near = np.minimum(near, np.hypot(*(points - a - share[:, None] * along).T))
+    assert near.max() < 0.1
 
 
 def test_many_groups_stay_small() -> None:

@@ -88,6 +88,10 @@ def test_a_list_of_results_is_shown_as_what_is_in_it(tmp_path: Path) -> None:
     assert len(repr(found)) < 300
     assert str(found) == "\n".join(map(str, found))
     assert found._repr_html_().count("<hr>") == 1
+    profiles = p2fit.profile(simulate.chinchilla(24, seed=0), parameters=["alpha", "beta"])
+    assert isinstance(profiles, Results)
+    assert len(repr(profiles)) < 300
+    assert profiles._repr_html_().count("<hr>") == 1
     (tmp_path / "fits.json").write_text(to_json([fit(), dense()]), encoding="utf-8")
     loaded = p2fit.load(tmp_path / "fits.json")
     assert isinstance(loaded, list)

@@ -143,6 +143,14 @@ def test_a_sweep_is_made_planned_and_skipped_when_done(tmp_path: Path, text: str
     after = call("run", "sweep", path, "--out", out, "--dry-run")
     assert "17 runs, 0 to make" in after.stdout
     assert "post-train/b_none" in after.stdout
+    for form, between in (("markdown", " | "), ("latex", " & "), ("csv", ",")):
+        shown = call("run", "sweep", path, "--out", out, "--dry-run", "--format", form)
+        assert shown.exit_code == 0, shown.stderr
+        rows = [line for line in shown.stdout.splitlines() if "done" in line and between in line]
+        assert len(rows) == 17
+    alone = call("run", "sweep", path, "--out", out, "--format", "csv")
+    assert alone.exit_code == 2
+    assert "--format goes with --dry-run" in alone.stderr
 
 
 def test_runs_of_an_array_are_made_one_by_one(tmp_path: Path, text: str) -> None:

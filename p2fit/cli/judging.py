@@ -150,9 +150,9 @@ def profile(
 ) -> None:
     """Intervals by profile likelihood: hold each parameter at a grid of values, refit the others.
 
-    They show what a covariance hides: directions that are flat, open to one side, or crooked. The
-    threshold is calibrated on the jackknife, so that both intervals agree where the objective is a
-    parabola.
+    They show what a covariance hides: a parameter that may be anything, or anything on one side,
+    or that goes a crooked way with the others. The threshold is calibrated on the fit's covariance,
+    so that both intervals agree where the objective is a parabola.
 
     \b
     Examples:

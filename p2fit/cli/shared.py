@@ -59,8 +59,12 @@ def print_all(
         print_parts([*found, *([overview(found)] if several and overview else [])], form)
 
 
-def print_parts(parts: Sequence[Any], form: str) -> None:
-    """Results or layouts one below the other, as text, Markdown or LaTeX."""
+def print_parts(parts: Sequence[Any], form: str, *, hinted: bool = True) -> None:
+    """Results or layouts one below the other, as text, Markdown or LaTeX.
+
+    Args:
+        hinted: whether to name the words in them that p2fit explain knows.
+    """
     for i, part in enumerate(parts):
         if i:
             click.echo()
@@ -74,7 +78,7 @@ def print_parts(parts: Sequence[Any], form: str) -> None:
         else:
             layout = show.renderable(part) if isinstance(part, Result) else part
             click.echo(show.to_markdown(layout), nl=False)
-    if form == "text":
+    if form == "text" and hinted:
         hint(parts)
 
 

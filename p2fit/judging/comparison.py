@@ -40,8 +40,10 @@ from p2fit.laws.law import Law
 from p2fit.results import Result, Results
 from p2fit.solver.identify import identify
 from p2fit.solver.least_squares import minimise
-from p2fit.solver.solving import solve_dataset
+from p2fit.solver.search import settle, solve
+from p2fit.solver.solving import Solved, solve_dataset
 from p2fit.solver.starts import starts
+from p2fit.wording import join
 
 #: Up to this many runs, one is left out at a time; beyond it, a twentieth of them.
 SINGLY = 60
@@ -237,30 +239,30 @@ def _folds(dataset: Dataset) -> tuple[Index, Index]:
     return run, (np.random.default_rng(dataset.options.seed).permutation(count) % FOLDS)[run]
 
 
-def _left_out(dataset: Dataset, fold: Index, tick: Callable[[], None]) -> tuple[Array, list[str]]:
+def _left_out(
+    dataset: Dataset, solved: Solved, fold: Index, tick: Callable[[], None]
+) -> tuple[Array, list[str]]:
     """The loss that a law predicts where it was not fitted; NaN, and a note, where it cannot.
 
     Each part is fitted from the optimum on all rows, which has seen what is held out, and from
-    starts of its own.
+    starts of its own; what the rows of a run share is for every part what all rows say.
     """
     fitted, faults = np.full(len(fold), math.nan), []
     parts = int(fold.max()) + 1
-    solved = solve_dataset(dataset)
     problem, z = solved.problem, solved.solution.z
     for part in range(parts):
         out, kept = np.flatnonzero(fold == part), np.flatnonzero(fold != part)
         rest = {x: c[kept] for x, c in solved.columns.items()}
         try:
-            if identify(problem.rows(kept), z, rest).undetermined:
-                # The optimum on all rows would tell what the rest cannot: fit afresh.
-                fit = fit_dataset(replace(dataset, frame=dataset.frame[kept]))
-                fitted[out] = fit.predict(dataset.frame[out].to_dict())
+            rest_of = problem.rows(kept)
+            if identify(rest_of, z, rest).undetermined:
+                # The optimum on all rows would tell what the rest cannot: search afresh.
+                best = settle(rest_of, solve(rest_of, seed=dataset.options.seed)).z
             else:
-                rest_of = problem.rows(kept)
                 beside = starts(rest_of, None, _STARTS, dataset.options.seed)
                 again = minimise(rest_of, np.concatenate([z[None], beside]))
                 best = again.z[np.argmin(again.value)]
-                fitted[out] = problem.rows(out).loss(best[None])[0]
+            fitted[out] = problem.rows(out).loss(best[None])[0]
         except (FitError, LawError) as error:
             faults.append(f"without {dataset.frame['run'][int(out[0])]}: {error}")
         tick()
@@ -277,12 +279,13 @@ def _compare(
     tick: Callable[[], None],
     bayes: Mapping[str, Any] | None,
 ) -> Comparison:
-    fits = [fit_dataset(dataset) for dataset in group]
+    optima = [solve_dataset(dataset) for dataset in group]
+    fits = [fit_dataset(dataset, solved=solved) for dataset, solved in zip(group, optima)]
     runs = int(run.max()) + 1
     notes: list[str] = []
     errors: list[Array] = []
-    for dataset in group:
-        fitted, failed = _left_out(dataset, fold, tick)
+    for dataset, solved in zip(group, optima):
+        fitted, failed = _left_out(dataset, solved, fold, tick)
         errors.append(_errors(dataset, fitted, run))
         notes += failed
     # A law that misses a prediction (NaN) comes last; of equals, the first named comes first.
@@ -294,9 +297,11 @@ def _compare(
     for dataset, fit in zip(group, fits):
         known = fit.identification
         if known["rank"] < known["parameters"]:
+            open_ = {n for one in known["undetermined"] for n in one["parameters"]}
+            names = tuple(n for n in dataset.law.free if n in open_)
             notes.append(
-                f"{label(dataset.law)}: {known['rank']} of {known['parameters']} directions are "
-                "determined, and a point was picked along the others to predict from"
+                f"{label(dataset.law)}: {join(names)} {'is' if len(names) == 1 else 'are'} not "
+                "determined: of the values that fit equally well some were picked to predict from"
             )
     scores = [_score(group[i], fits[i], errors[i], best, not reason) for i in order]
     if bayes is not None:

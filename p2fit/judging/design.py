@@ -72,7 +72,7 @@ class DesignReport(Result):
     """The exponents there. Coefficients are those of the fit, or make all terms equally large at
     the centre of the design, unless given."""
     rank: int
-    """Directions of the parameter space that the design determines."""
+    """In how many independent ways the parameters move the losses of the design."""
     parameters: int
     """Free parameters."""
     condition: float
@@ -100,7 +100,7 @@ class DesignReport(Result):
             what = (
                 f"no single run mends it; {len(mend.runs)} more:" if many else "one more run with"
             )
-            lines.append(f"{what} {which}: {result}")
+            lines.append(f"{what} {which}: local rank {result}")
         return lines
 
     def to_dict(self) -> dict[str, Any]:

@@ -44,7 +44,8 @@ PAPERS = {
         "Hong Chen and Jing Zhang",
         "{P}$^2$ Law: Scaling Law for Post-Training After Model Pruning",
         2025,
-        "Proceedings of the 63rd Annual Meeting of the Association for Computational Linguistics",
+        "Proceedings of the 63rd Annual Meeting of the Association for Computational Linguistics "
+        "(Volume 1: Long Papers)",
     ),
     "2203.15556": Paper(
         "hoffmann2022training",
@@ -80,7 +81,10 @@ PAPERS = {
         2020,
     ),
     "2608.07222": Paper(
-        "videau2026skaling", "Videau and others", "{arXiv} preprint 2608.07222", 2026
+        "videau2026skaling",
+        "Mathurin Videau and others",
+        "Skaling: {Chinchilla}'s Exponents Meet {Kaplan}'s Coupling",
+        2026,
     ),
     "2106.04560": Paper(
         "zhai2022scaling",

@@ -159,7 +159,7 @@ def _validated_points(axis: Axes, points: Points) -> dict[str, Any]:
 
 @styled()
 def draw_profiles(profiles: Sequence[Profile], place: Place = ANYWHERE) -> Figure:
-    """How the objective rises, a panel per parameter, with the parabola of the jackknife.
+    """How the objective rises, a panel per parameter, with the parabola of the fit's covariance.
 
     The rise is in units of the threshold: the interval is where the curve lies below 1. A
     parameter whose estimate overflows has nothing to draw.
@@ -183,12 +183,12 @@ def draw_profiles(profiles: Sequence[Profile], place: Place = ANYWHERE) -> Figur
         kinds["95 % by profile"] = axis.axvspan(*ends, color=BAND, lw=0)
         axis.axhline(1, color=FAINT, lw=0.8)
         kinds["profile"] = axis.plot(x, rise, "o-", color=COLOURS[0], ms=2.5, mew=0, lw=1.2)[0]
-        low, high = p.jackknife or (None, None)
+        low, high = p.fitted or (None, None)
         if low is not None and high is not None:
             distance = np.linspace(-1.3, 1.3, 99)
             left, right = np.log([low, high]) if p.log else (low, high)
             where = 0.5 * (left + right + distance * (right - left))
-            kinds["parabola of the jackknife"] = axis.plot(
+            kinds["parabola of the covariance"] = axis.plot(
                 np.exp(where) if p.log else where, distance**2, "--", color=COLOURS[1], lw=1
             )[0]
         if p.estimate:

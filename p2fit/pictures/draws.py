@@ -89,7 +89,7 @@ def draw_draws(fit: Fit, place: Place = ANYWHERE) -> Figure:
 def _origin(fit: Fit) -> str:
     if fit.backend != "least-squares":
         return "posterior"
-    return "bootstrap" if fit.bootstrap is not None else "from the jackknife covariance"
+    return "bootstrap" if fit.bootstrap is not None else "from the covariance over runs"
 
 
 def _ends(values: Array) -> tuple[float, float]:

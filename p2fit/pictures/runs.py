@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from p2fit.arrays import Array
+from p2fit.arrays import Array, Index
 from p2fit.errors import FitError
 from p2fit.fit import Fit
 from p2fit.pictures.colours import BAND, COLOURS, FAINT, INK, spread
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST = 60  # runs whose level has a bar
-_BINS = 13  # of distances
+_GROUPS = 12  # of distances, at most
 _PANELS = 6
 
 
@@ -74,6 +74,19 @@ def _spread(axis: Axes, sd: float) -> Any:
     return swatch(color=BAND)
 
 
+def _alike(distance: Array) -> list[Index]:
+    """Pairs by distance, shape (pairs,), in groups of neighbours, ascending: each of at least so
+    many and so wide, as checkpoints at like steps have the same distances but for rounding."""
+    order = np.argsort(distance, kind="stable")
+    ascending = distance[order]
+    width, count = ascending[-1] / (2 * _GROUPS), -(-len(order) // _GROUPS)
+    cuts = [0]
+    while cuts[-1] < len(order):
+        beyond = int(np.searchsorted(ascending, ascending[cuts[-1]] + width, side="right"))
+        cuts.append(max(cuts[-1] + count, beyond))
+    return np.split(order, cuts[1:-1])
+
+
 def _correlation(axis: Axes, along: str, found: list[Own]) -> dict[str, Any]:
     """Correlation of what two points of a run miss besides its level and rate, over the distance
     between them, beside what the fit has there. Taking level and rate off makes both fall below 0.
@@ -92,9 +105,7 @@ def _correlation(axis: Axes, along: str, found: list[Own]) -> dict[str, Any]:
     kinds: dict[str, Any] = {}
     axis.axhline(0, color=INK, lw=0.8, zorder=1)
     if len(distance) and measured > 0 and model > 0:
-        edges = np.unique(np.quantile(distance, np.linspace(0, 1, _BINS)))
-        part = np.clip(np.searchsorted(edges, distance, side="right") - 1, 0, len(edges) - 2)
-        groups = [part == k for k in np.unique(part)]
+        groups = _alike(distance)
         middles = [float(distance[g].mean()) for g in groups]
         for word, values, size, style in (
             ("pairs of points of a run", products, measured, {"marker": "s", "ls": "none"}),

@@ -14,6 +14,7 @@ from p2fit.errors import FitError
 from p2fit.files import replacing
 from p2fit.laws.typesetting import symbol
 from p2fit.pictures.colours import FAINT, is_log
+from p2fit.pictures.settings import styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,7 +55,9 @@ def count(value: float) -> str:
 
 def shown(name: str, value: float) -> str:
     """The value of a column in words: a count, or a number."""
-    return count(value) if name in COUNTS else f"{value:.3g}"
+    if name in COUNTS:
+        return count(value)
+    return f"{value:.3g}" if abs(value) < 1000 else short(value)
 
 
 COUNTS = ("params", "avg_params", "active_params", "tokens")
@@ -206,9 +209,18 @@ def save(figure: Figure, path: str | Path, dpi: float | None = None) -> None:
 
 
 def svg(figure: Figure) -> str:
-    """A figure as SVG on a transparent ground."""
+    """A figure as SVG on a transparent ground, its letters text."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
     out = io.StringIO()
-    figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+    with styled():
+        matplotlib.rcParams["svg.fonttype"] = "none"
+        layout = figure.get_layout_engine()
+        if layout is not None:  # savefig would draw all once more for it
+            layout.execute(figure)
+            figure.set_layout_engine("none")
+        Figure.savefig(figure, out, format="svg", transparent=True, metadata={"Date": None})
     return out.getvalue()
 
 

@@ -168,7 +168,7 @@ def needs_runs(fit: Fit) -> None:
     if fit.runs is None:
         raise FitError(
             "the fit knows nothing of its runs: to use a run's own points it needs curves of "
-            "several rows a run, more runs than the law has directions, and no --errors rows"
+            "several rows a run, more runs than parameters that they tell, and no --errors rows"
         )
 
 

@@ -45,6 +45,8 @@ from p2fit.wording import join
 #: Groups that are put to the test, compared and drawn; of more, each has its numbers only.
 FULLY = 8
 FOLDS = 10
+#: Pictures of each of several groups; of one there are all.
+OF_EACH = ("curves", "certainty", "residuals", "holdouts", "saturation")
 #: Models at most in the table of tokens.
 MODELS = 12
 #: Columns that a page reads, whatever the law.
@@ -205,7 +207,7 @@ def _section(
         why_not = str(error).rpartition(f"{own.source}: ")[2]
     tick()
     tokens, split, no_plan = _plans(fit, dataset)
-    pictures = _pictures(fit, dataset, validations, anchor)
+    pictures = _pictures(fit, dataset, validations, anchor, OF_EACH if of > 1 else None)
     tick()
     return Section(
         fit=fit,
@@ -320,8 +322,13 @@ def _plans(fit: Fit, dataset: Dataset) -> tuple[list[TokensPlan], ComputePlan | 
 
 
 def _pictures(
-    fit: Fit, dataset: Dataset, validations: Sequence[Validation], anchor: str
+    fit: Fit,
+    dataset: Dataset,
+    validations: Sequence[Validation],
+    anchor: str,
+    kinds: Sequence[str] | None,
 ) -> dict[str, Picture]:
+    """Those of some kinds; None: of all."""
     from p2fit.pictures import certainty, fits, isoflops, plans, recovery, runs, surfaces
     from p2fit.pictures.checks import draw_validation
     from p2fit.pictures.draws import draw_draws
@@ -344,6 +351,8 @@ def _pictures(
     }
     found = {}
     for kind, make in makers.items():
+        if kinds is not None and kind not in kinds:
+            continue
         try:
             drawing = svg(make())
         except (FitError, LawError):  # there is nothing of this kind to draw

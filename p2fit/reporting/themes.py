@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
+
 from p2fit.pictures.colours import BAND, BEYOND, COLOURS, FAINT, INK, STEPS
 
 #: The same steps of plasma, without its darkest part.
@@ -55,19 +57,45 @@ def themed(svg: str, anchor: str) -> str:
 
 
 def _smaller(drawing: str) -> str:
-    """The same picture in fewer bytes: no ids that nothing uses (but for those of texts), no groups
-    of one tick, no blanks."""
+    """The same picture in fewer bytes: no ids that nothing uses, no groups of one tick or text, no
+    points that a line does without, no blanks."""
     used = set(re.findall(r'(?:xlink:href="#|url\(#)([^")]+)', drawing))
-    drawing = re.sub(
-        r' id="([^"]*)"', lambda m: m[0] if m[1] in used or "text" in m[1] else "", drawing
-    )
-    # A tick has the style of what it uses.
+    drawing = re.sub(r' id="([^"]*)"', lambda m: m[0] if m[1] in used else "", drawing)
+    # A tick has the style of what it uses, a text the letters of the page.
     tick = rf'(<use [^>]*?) style="fill: {INK}; stroke: {INK}; stroke-width: 0\.[68]"/>'
     drawing = re.sub(tick, r"\1/>", drawing)
+    drawing = re.sub(r" font-family: [^;\"]*;?", "", drawing)
+    drawing = re.sub(r' transform="rotate\(-0 [^"]*"', "", drawing)
     for _ in range(3):
-        drawing = re.sub(r"<g>\s*(<use [^>]*/>)\s*</g>", r"\1", drawing)
+        drawing = re.sub(r"<g>\s*(<use [^>]*/>|<text[^>]*>[^<]*</text>)\s*</g>", r"\1", drawing)
     drawing = re.sub(r"\n\s*(?=<)", "\n", drawing)
-    return re.sub(r" ?\n([LMCQz]) ?", r"\1", drawing)
+    drawing = re.sub(r" ?\n([LMCQz]) ?", r"\1", drawing)
+    return _LINE.sub(_straightened, drawing)
+
+
+_LINE = re.compile(r"M ?[-\d.]+ [-\d.]+(?:L ?[-\d.]+ [-\d.]+){3,}")
+#: How far off, in points, a line may be drawn.
+_OFF = 0.06
+
+
+def _straightened(found: re.Match[str]) -> str:
+    """A line through few of its points, the others within a hair of it (Douglas & Peucker 1973)."""
+    points = np.array(re.findall(r"[-\d.]+", found[0]), float).reshape(-1, 2)
+    kept = np.zeros(len(points), bool)
+    kept[[0, -1]] = True
+    parts = [(0, len(points) - 1)]
+    while parts:
+        first, last = parts.pop()
+        between, along = points[first + 1 : last] - points[first], points[last] - points[first]
+        if not len(between):
+            continue
+        share = np.clip(between @ along / max(along @ along, 1e-12), 0, 1)
+        off = np.hypot(*(between - share[:, None] * along).T)
+        if off.max() > _OFF:
+            middle = first + 1 + int(off.argmax())
+            kept[middle] = True
+            parts += [(first, middle), (middle, last)]
+    return "M" + "L".join(f"{x:.2f} {y:.2f}" for x, y in points[kept])
 
 
 _DOT = re.compile(

@@ -10,6 +10,7 @@ from rich.text import Text
 from p2fit.judging.design import DesignReport
 from p2fit.show.parts import facts
 from p2fit.solver.identify import determined
+from p2fit.wording import join
 
 
 def renderable(design: DesignReport) -> Any:
@@ -40,8 +41,14 @@ def _facts(design: DesignReport) -> list[tuple[str, str]]:
             facts.append(("", f"{x}: {v['distinct']:g} values, {span}"))
     at = ", ".join(f"{n} {v:.3g}" for n, v in design.at.items())
     facts.append(("judged at", f"{design.reference}: {at}" if at else design.reference))
-    facts.append(("determined", determined(design.rank, design.parameters, design.condition)))
+    open_ = {n for one in design.undetermined for n in one["parameters"]}
+    told = tuple(n for n in design.law.free if n not in open_)
+    if told:
+        facts.append(("determined", join(told) if open_ else "every parameter"))
+    if open_:
+        facts.append(("not determined", join(tuple(n for n in design.law.free if n in open_))))
     for i, one in enumerate(design.combinations):
         changes = ", ".join(f"{n} {v:+.3g}" for n, v in one.items())
         facts.append(("" if i else "open", f"no loss changes along {changes}"))
+    facts.append(("local rank", determined(design.rank, design.parameters, design.condition)))
     return facts

@@ -28,11 +28,11 @@ def overview(profiles: Sequence[Profile]) -> Group:
     parts: list[Any] = []
     for group, found in groupby(profiles, lambda p: p.group):
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
-        for title in ("parameter", "estimate", "95 % by profile", "95 % by jackknife", ""):
+        for title in ("parameter", "estimate", "95 % by profile", "95 % of the fit", ""):
             table.add_column(title, justify="right" if title == "estimate" else "left")
         warnings: dict[str, None] = {}
         for p in found:
-            cells = (number(p.estimate), cell(p.interval), cell(p.jackknife), p.note)
+            cells = (number(p.estimate), cell(p.interval), cell(p.fitted), p.note)
             table.add_row(p.parameter, *cells)
             warnings |= dict.fromkeys(p.warnings)
         parts += [Text()] if parts else []

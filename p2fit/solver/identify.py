@@ -127,8 +127,8 @@ def identify(problem: Problem, z: Array, columns: Mapping[str, Array]) -> Identi
 
 
 def determined(rank: int, parameters: int, condition: float | None) -> str:
-    """In words how much is: ``7 of 7 directions, condition number 1.3e+02``."""
-    words = f"{rank} of {parameters} directions"
+    """In words how much is: ``7 of 7, condition number 1.3e+02``."""
+    words = f"{rank} of {parameters}"
     finite = condition is not None and condition < float("inf")
     return f"{words}, condition number {condition:.2g}" if finite else words
 

@@ -4,10 +4,10 @@ The rise of the objective along the way shows what a covariance hides: flat, ope
 directions. An interval is where the rise stays below a threshold.
 
 The objective of correlated rows is no likelihood, so a χ² quantile would be the wrong threshold.
-Near the optimum the rise is (θ - θ̂)²/2(H⁻¹)_jj with H the curvature, and the run-level jackknife
+Near the optimum the rise is (θ - θ̂)²/2(H⁻¹)_jj with H the curvature, and the covariance over runs
 says that the variance of θ̂ is V_jj; so the threshold is t² V_jj / 2(H⁻¹)_jj, and where the profile
-is a parabola the interval is the jackknife's (the vertical adjustment of Chandler & Bate 2007).
-H is the expected curvature that the jackknife itself uses. The profile's own curvature would not
+is a parabola the interval is that of the fit (the vertical adjustment of Chandler & Bate 2007).
+H is the expected curvature that the covariance itself uses. The profile's own curvature would not
 do: within a small step it is noise where Huber's delta is tiny, and over a standard error a
 crooked profile has left the parabola that it is to be compared with.
 """
@@ -29,7 +29,7 @@ from p2fit.curves.choosing import Dataset, Source, datasets
 from p2fit.curves.options import OptionNames, Options, showing
 from p2fit.errors import FitError
 from p2fit.laws.law import Law
-from p2fit.results import Result
+from p2fit.results import Result, Results
 from p2fit.solver.build import build
 from p2fit.solver.least_squares import minimise
 from p2fit.solver.problem import Problem
@@ -48,7 +48,7 @@ _SKEWED = 1.5  # one half of an interval is this much wider than the other
 
 
 Interval = tuple[float | None, float | None]
-Calibration = Literal["jackknife", "mean", "rows"]
+Calibration = Literal["covariance", "mean", "rows"]
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,14 @@ class Profile(Result):
     threshold: float
     """The rise at the ends of the 95 % interval."""
     calibration: Calibration
-    """Where the threshold comes from: the jackknife's variance of this parameter; its mean over
+    """Where the threshold comes from: the variance of this parameter over runs (see
+    :class:`p2fit.Fit`); its mean over
     the determined directions, for a parameter that is not determined; or, where there are too few
-    runs for a jackknife, the scatter of the rows, taken as independent of each other."""
+    runs for it, the scatter of the rows, taken as independent of each other."""
     interval: Interval
     """Where the rise stays below the threshold; None (open) where it does so to the end of the
     range, or a million times away from the estimate of a coefficient."""
-    jackknife: Interval | None
+    fitted: Interval | None
     """The interval from the covariance, as ``p2fit fit`` gives it; None where there is none."""
     warnings: tuple[str, ...] = ()
     """What the reader should know, one line each."""
@@ -146,7 +147,7 @@ def profile(
                 f"{', '.join(free)}"
             )
     names = [n for n in free if n in (parameters or free)]
-    profiles = []
+    profiles = Results[Profile]()
     for dataset in found:
         for one in profile_dataset(dataset, names):
             profiles.append(one)
@@ -161,7 +162,7 @@ def profile_dataset(dataset: Dataset, names: Sequence[str]) -> Iterator[Profile]
     problem, found, spread = solved.problem, solved.identification, covariance(solved)
     if len(problem.y) <= found.rank:
         raise FitError(
-            f"{dataset.label}: {len(problem.y)} rows for {found.rank} determined directions leave "
+            f"{dataset.label}: {len(problem.y)} rows for a local rank of {found.rank} leave "
             "no scatter to judge a rise of the objective by"
         )
     base = float(minimise(problem, solved.solution.z[None]).value[0])
@@ -172,18 +173,18 @@ def profile_dataset(dataset: Dataset, names: Sequence[str]) -> Iterator[Profile]
             *dataset.warnings,
             *(str(u) for u in found.undetermined if name in u.parameters),
         ]
-        jackknife = None
+        fitted = None
         if spread is None:
             calibration: Calibration = "rows"
             warnings.append(
-                "no jackknife, so rows are taken as independent of each other: intervals are too "
-                "narrow where the rows of a run share their error"
+                "too few runs for their covariance, so rows are taken as independent of each "
+                "other: intervals are too narrow where the rows of a run share their error"
             )
         elif name in found.names:
             calibration = "mean"
         else:
-            calibration = "jackknife"
-            jackknife = spread.interval(index)[1:]
+            calibration = "covariance"
+            fitted = spread.interval(index)[1:]
         path = _Path(solved, name, base, max(float(thresholds[index]), problem.floor))
         points, interval = path.follow(half[index])
         if any(p.rise < -_LOWER * path.base - problem.floor for p in points):
@@ -202,7 +203,7 @@ def profile_dataset(dataset: Dataset, names: Sequence[str]) -> Iterator[Profile]
             threshold=path.threshold,
             calibration=calibration,
             interval=interval,
-            jackknife=jackknife,
+            fitted=fitted,
             warnings=tuple(warnings),
         )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from p2fit.cli.shared import echo, json_option, print_json
+from p2fit.cli.shared import forms, print_csv, print_json, print_parts
 from p2fit_adapters.cli.options import out_option
 from p2fit_adapters.cli.output import make_report, print_outcomes
 
@@ -41,7 +41,7 @@ from p2fit_adapters.cli.output import make_report, print_outcomes
     help="Make the runs on a Ray cluster: at this address, or a new one on this machine. Its "
     "machines must see the same folders.",
 )
-@json_option
+@forms
 def sweep(
     file: str,
     out: str,
@@ -49,7 +49,7 @@ def sweep(
     index: int | None,
     jobs: int,
     ray: str | None,
-    as_json: bool,
+    form: str,
 ) -> None:
     """Make all runs of a grid: models, sparsities, ways and rates to prune, tokens, seeds.
 
@@ -88,11 +88,13 @@ def sweep(
     ways = (index is not None, jobs > 1, ray is not None)
     if sum(ways) > 1 or (dry_run and index is not None):
         raise click.UsageError("give one of --dry-run, --index, --jobs and --ray")
+    if form not in ("text", "json") and not dry_run:
+        raise click.UsageError("--format goes with --dry-run, which prints a table")
     from p2fit_adapters.sweep import read_sweep
 
     found = read_sweep(file, out)
     if dry_run:
-        _show_plan(found, jobs, as_json)
+        _show_plan(found, jobs, form)
         return
     from p2fit_adapters.workers import run_one, run_sweep
 
@@ -102,7 +104,7 @@ def sweep(
     else:
         outcomes = run_sweep(found, jobs=jobs, ray=ray, report=report)
     kinds = dict.fromkeys(job.kind for job in found.jobs)
-    print_outcomes(outcomes, _line, [f"{out}/{kind}/curves.csv" for kind in kinds], as_json)
+    print_outcomes(outcomes, _line, [f"{out}/{kind}/curves.csv" for kind in kinds], form == "json")
 
 
 def _line(outcome: Any) -> str:
@@ -110,16 +112,23 @@ def _line(outcome: Any) -> str:
     return f"{outcome.label}: {outcome.status}, {what}"
 
 
-def _show_plan(found: Any, jobs: int, as_json: bool) -> None:
+def _show_plan(found: Any, jobs: int, form: str) -> None:
     from p2fit_adapters.estimate import plan, totals
     from p2fit_adapters.progress import duration, short_count
 
     planned = plan(found, make_report())
     all_of_it = totals(planned, jobs)
-    if as_json:
+    if form == "json":
         print_json({**all_of_it, "sweep": [asdict(one) for one in planned]})
         return
+    if form == "csv":
+        from p2fit.results import frame_of
+
+        print_csv([frame_of([asdict(one) for one in planned])])
+        return
+    from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
     for name in ("", "run", "params", "tokens", "FLOPs", "status", "time"):
@@ -131,8 +140,8 @@ def _show_plan(found: Any, jobs: int, as_json: bool) -> None:
         counts = (short_count(one.params), short_count(one.tokens), f"{one.flops:.2e}")
         time = duration(one.seconds) if one.seconds else ""
         table.add_row(str(i), one.label, *counts, one.status, time)
-    echo(table)
-    click.echo(
+    whole = (
         f"{all_of_it['runs']} runs, {all_of_it['left']} to make: {all_of_it['flops']:.3g} FLOPs, "
         f"about {duration(all_of_it['seconds'])} with --jobs {jobs} on this machine"
     )
+    print_parts([Group(table, Text(whole))], form, hinted=False)
