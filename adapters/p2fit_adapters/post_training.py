@@ -42,10 +42,19 @@ class PostTraining:
     """A teacher; none by default."""
     name_lr: bool = False
     """Say the learning rate in the name, beside runs with other ones."""
+    keep_states: Sequence[int] = ()
+    """Tokens after which the state is kept, in ``OUT/NAME/states``, for runs that go on from
+    there."""
+    trunk: str | None = None
+    """Folder of a run that kept its state where this one's decay begins: it goes on from there,
+    in place of pruning and training the same again. Both must name the same
+    ``text.train_tokens``."""
     save_model: bool = False
     """Keep the trained model, in the folder ``model`` of the run."""
 
     def __post_init__(self) -> None:
+        if self.trunk and not self.training.decay:
+            raise RunError("a run that goes on from another's state needs a decay")
         if self.training.lora_rank and not (
             self.pruning.is_structured or self.pruning.method == "none"
         ):
@@ -57,14 +66,23 @@ class PostTraining:
     @property
     def method(self) -> str:
         """For the column of that name: how it is pruned, and how it is trained if not plainly. Fits
-        keep these apart: ``depth``, ``depth+kd``, ``depth+kd-OTHER``, ``depth+lora8``."""
+        keep these apart: ``depth``, ``depth+kd``, ``depth+kd-OTHER``, ``depth+lora8``,
+        ``depth+decay``."""
         parts = [self.pruning.method]
         if self.distillation:
             own = self.distillation.teacher == SELF
             parts.append("kd" if own else f"kd-{self.distillation.name}")
-        if self.training.lora_rank:
-            parts.append(f"lora{self.training.lora_rank}")
-        return "+".join(parts)
+        return "+".join([*parts, *self._ways])
+
+    @property
+    def way(self) -> str:
+        """For the column ``training``: ``plain``, ``lora8``, ``decay``, ``lora8+decay``."""
+        return "+".join(self._ways) or "plain"
+
+    @property
+    def _ways(self) -> list[str]:
+        rank = self.training.lora_rank
+        return [f"lora{rank}"] * bool(rank) + ["decay"] * bool(self.training.decay)
 
     @property
     def name(self) -> str:
@@ -79,6 +97,12 @@ class PostTraining:
         if self.name_lr:
             parts.append(f"lr{self.training.lr:g}")
         return "_".join([*parts, self.training.short_tokens, f"s{self.training.seed}"])
+
+    def evaluate_at(self) -> list[int]:
+        """The steps after which the model is evaluated: of a run that decays its end alone, with
+        which nothing before it compares."""
+        found = self.training.evaluate_at(self.text.seq_len)
+        return found[-1:] if self.training.decay else found
 
     def recorded(self) -> dict[str, Any]:
         """The settings that make a run what it is."""
@@ -153,6 +177,7 @@ class _PostTraining(Run[PostTrained]):
         "tokens",
         "loss",
         "teacher",
+        "training",
         "learning_rate",
         "flops",
         "seed",
@@ -169,6 +194,10 @@ class _PostTraining(Run[PostTrained]):
         check_length(settings.model, config, settings.text.seq_len)
         text = self.prepare_text(config.vocab_size, settings.model)
         teacher = self.teacher(text, config.vocab_size)  # it may want the memory for itself
+        if settings.trunk:
+            trainer, theirs = self.branch(text, teacher)
+            own = {"method": settings.method, "revision": theirs["revision"]}
+            return trainer, theirs | self.described(trainer.plain_model, text) | own
         model = load_model(settings.model, settings.revision)
         model.to(self.accelerator.device)
         self.report.say(f"{settings.name}: measuring the loss before pruning")
@@ -217,6 +246,11 @@ class _PostTraining(Run[PostTrained]):
         return window_losses(self.accelerator, model, text.evaluation, size)
 
     def first_rows(self, meta: Mapping[str, Any], trainer: Trainer) -> curves.Rows:
+        settings = self.settings
+        if settings.trunk:
+            first = curves.read_rows(Path(settings.trunk))[0]
+            own = {"run": settings.name, "method": meta["method"], "training": settings.way}
+            return {0: first | own}
         return {0: self.row(meta, trainer, self._right_after)}
 
     def measured(self, row: Mapping[str, Any], meta: dict[str, Any]) -> None:
@@ -251,6 +285,7 @@ class _PostTraining(Run[PostTrained]):
             "tokens": trainer.tokens,
             "loss": loss,
             "teacher": self.settings.distillation.name if self.settings.distillation else "none",
+            "training": self.settings.way,
             "learning_rate": self.training.lr,
             "flops": flops,
             "seed": self.training.seed,

@@ -150,9 +150,13 @@ class Training:
             wanted = np.linspace(steps / self.evals, steps, self.evals)
         return sorted({max(first, round(step)) for step in wanted} | {steps})
 
+    def warmup_steps(self, steps: int) -> int:
+        """Of a run of so many; after them the learning rate is whole."""
+        return max(1, round(self.warmup * steps))
+
     def lr_at(self, step: int, steps: int) -> float:
         """Learning rate of a step, from 0: up, constant, and down where a decay is asked for."""
-        up = (step + 1) / max(1, round(self.warmup * steps))
+        up = (step + 1) / self.warmup_steps(steps)
         down = (steps - step) / self._decaying(steps)
         return self.lr * min(1.0, up, down)
 
