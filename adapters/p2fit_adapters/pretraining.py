@@ -14,7 +14,14 @@ from torch import nn
 from p2fit.schedules import KINDS, Kind, Schedule
 from p2fit_adapters import curves
 from p2fit_adapters.errors import RunError
-from p2fit_adapters.models import Counts, count_parameters, from_config, is_type, new_config
+from p2fit_adapters.models import (
+    Counts,
+    count_parameters,
+    empty_model,
+    from_config,
+    is_type,
+    new_config,
+)
 from p2fit_adapters.naming import slug
 from p2fit_adapters.progress import Report
 from p2fit_adapters.pruning.masks import Masks
@@ -238,7 +245,9 @@ class _Pretraining(Run[Pretrained]):
         config = new_config(settings.model, settings.config, settings.revision)
         check_length(settings.model, config, settings.text.seq_len)
         text = self.prepare_text(config.vocab_size, self.tokenizer_of({}))
-        model = from_config(config)
+        # Under FSDP the first process sends the weights to the others.
+        whole = self.is_main or not self.accelerator.is_fsdp2
+        model = from_config(config) if whole else empty_model(config)
         names, linear = prunable_weights(model)
         meta = self._meta(model, linear, text)
         if settings.trunk:

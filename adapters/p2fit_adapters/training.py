@@ -18,7 +18,7 @@ from p2fit_adapters import lora
 from p2fit_adapters.distillation import Teacher
 from p2fit_adapters.errors import RunError
 from p2fit_adapters.loss import Objective
-from p2fit_adapters.models import from_config
+from p2fit_adapters.models import empty_model, from_config
 from p2fit_adapters.pruning.masks import Masks
 from p2fit_adapters.text import Text
 
@@ -214,13 +214,16 @@ def _sharding() -> Any:
     from accelerate import FullyShardedDataParallelPlugin
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
-    # Each process prunes the whole model, parameters keep their names, and autocast decides what
-    # is computed in bf16.
-    return FullyShardedDataParallelPlugin(
+    # Parameters keep their names, and autocast decides what is computed in bf16.
+    found = FullyShardedDataParallelPlugin(
         cpu_ram_efficient_loading=False,
         activation_checkpointing=False,
         mixed_precision_policy=MixedPrecisionPolicy(),
     )
+    # The first process sends the weights, piece by piece. Said here, or transformers would load
+    # no model whole in the others, and a teacher is.
+    found.cpu_ram_efficient_loading = True
+    return found
 
 
 class Trainer:
@@ -250,11 +253,9 @@ class Trainer:
             if accelerator.is_fsdp2:
                 raise RunError("LoRA under FSDP cannot be merged: launch with DDP")
             model = lora.add(model, training.lora_rank)
-        learning = [p for p in model.parameters() if p.requires_grad]
-        self.trainable = sum(p.numel() for p in learning)
+        matrices, others = _learning(model)
+        self.trainable = sum(p.numel() for p in (*matrices, *others))
         """Parameters that are trained."""
-        matrices = [p for p in learning if p.ndim > 1]
-        others = [p for p in learning if p.ndim <= 1]
         optimizer = torch.optim.AdamW(
             [
                 {"params": matrices, "weight_decay": training.weight_decay},
@@ -265,6 +266,9 @@ class Trainer:
             fused=True,
         )
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        if accelerator.is_fsdp2:  # Accelerate finds them by their memory, and some had none
+            for group, params in zip(optimizer.param_groups, _learning(self.model), strict=True):
+                group["params"] = params
         # Autocast is entered here, once a step, and no logits are to be copied to fp32.
         accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
 
@@ -359,7 +363,9 @@ class Trainer:
         if sharded != accelerator.is_fsdp2:
             how = "with" if sharded else "without"
             raise RunError(f"{folder}: was written {how} FSDP: launch the run as it was begun")
-        model = from_config(AutoConfig.from_pretrained(folder))
+        config = AutoConfig.from_pretrained(folder)
+        whole = not sharded or accelerator.is_main_process
+        model = from_config(config) if whole else empty_model(config)
         masks = Masks.load(folder / "masks.safetensors")
         trainer = cls(accelerator, model, masks, text, training, teacher)
         accelerator.load_state(str(folder))
@@ -374,14 +380,28 @@ class Trainer:
             self.optimizer.state.clear()
 
 
+def _learning(model: Any) -> tuple[list[Any], list[Any]]:
+    """What is trained: matrices, and all else, which has no weight decay."""
+    found = [p for p in model.parameters() if p.requires_grad]
+    return [p for p in found if p.ndim > 1], [p for p in found if p.ndim <= 1]
+
+
 @torch.no_grad()
 def window_losses(
-    accelerator: Any, model: Any, windows: np.ndarray[Any, Any], batch_size: int
+    accelerator: Any,
+    model: Any,
+    windows: np.ndarray[Any, Any],
+    batch_size: int,
+    alone: bool = False,
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Mean loss of each window, in nats per token: eval mode, fp32 logits, float64 mean."""
+    """Mean loss of each window, in nats per token: eval mode, fp32 logits, float64 mean.
+
+    Args:
+        alone: the first process has the model, and calls this without the others.
+    """
     was_training = model.training
     model.eval()
-    count = accelerator.num_processes
+    count = 1 if alone else accelerator.num_processes
     # As many forward passes in every process, or one of a sharded model waits for the others: a
     # process that has none left repeats a window.
     mine = [*range(accelerator.process_index, len(windows), count)]
