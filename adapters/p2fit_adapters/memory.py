@@ -16,7 +16,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import masking_utils
 
-from p2fit_adapters import lora
+from p2fit_adapters import adam, lora
 from p2fit_adapters.distillation import SELF, Distillation
 from p2fit_adapters.errors import RunError
 from p2fit_adapters.loss import CHUNK
@@ -165,7 +165,8 @@ def memory(settings: PostTraining, config: Any, how: str, gpus: int, kept: int) 
         layers = [_size(layer) for layer in decoder_layers(model)[1]]
         exchange = 8 * (_size(model) - sum(layers) + 2 * max(layers))
     model = _trained(config, training)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    sizes = [p.numel() for p in model.parameters() if p.requires_grad]
+    trained = sum(sizes)
     if how == _DDP:
         exchange = 4 * trained
     bf16, shards = training.chosen_dtype == "bf16", gpus if sharded else 1
@@ -179,7 +180,7 @@ def memory(settings: PostTraining, config: Any, how: str, gpus: int, kept: int) 
         weights=4 * _size(model) // shards,
         casts=2 * trained if bf16 else 0,
         gradients=4 * trained // shards,
-        optimizer=8 * trained // shards,
+        optimizer=sum(adam.moments(size // shards, training.moment_bits) for size in sizes),
         masks=count_parameters(model).non_embedding if masked else 0,
         exchange=exchange,
         activations=kept,

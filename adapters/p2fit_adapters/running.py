@@ -276,7 +276,7 @@ class Run(ABC, Generic[Ended]):
             "revision": getattr(model.config, "_commit_hash", None),
             "vocabulary": model.config.vocab_size,
             "text": text.meta,
-            "optimizer": "AdamW, betas 0.9 and 0.95",
+            "optimizer": f"AdamW, betas 0.9 and 0.95, moments of {self.training.moment_bits} bits",
             "dtype": "bf16" if self.accelerator.mixed_precision == "bf16" else "fp32",
             "device": str(self.accelerator.device.type),
             "processes": self.accelerator.num_processes,
