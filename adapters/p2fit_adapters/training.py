@@ -266,10 +266,10 @@ class Trainer:
             ],
             training.moment_bits,
         )
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        if accelerator.is_fsdp2:  # Accelerate finds them by their memory, and some had none
-            for group, params in zip(optimizer.param_groups, _learning(self.model), strict=True):
-                group["params"] = params
+        if accelerator.is_fsdp2:
+            self.model, self.optimizer = _cut(accelerator, model, optimizer)
+        else:
+            self.model, self.optimizer = accelerator.prepare(model, optimizer)
         # Autocast is entered here, once a step, and no logits are to be copied to fp32.
         accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
 
@@ -378,6 +378,27 @@ class Trainer:
         without gradients, which it would count among its own."""
         if self.step == 0:
             self.optimizer.state.clear()
+
+
+def _cut(accelerator: Any, model: Any, optimizer: Any) -> tuple[Any, Any]:
+    """Give each process its pieces of the first one's model, by FSDP."""
+    # Accelerate sends parameters, and takes all else that is saved for such.
+    whole = [
+        (module, name)
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name not in module._non_persistent_buffers_set
+    ]
+    for module, name in whole:
+        module._non_persistent_buffers_set.add(name)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    for module, name in whole:
+        module._non_persistent_buffers_set.discard(name)
+        torch.distributed.broadcast(module.get_buffer(name), 0)
+    # It finds the optimizer's parameters by their memory, and some had none.
+    for group, params in zip(optimizer.param_groups, _learning(model), strict=True):
+        group["params"] = params
+    return model, optimizer
 
 
 def _learning(model: Any) -> tuple[list[Any], list[Any]]:
