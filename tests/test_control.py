@@ -129,6 +129,29 @@ def test_a_run_is_beside_the_control_of_its_own_teacher() -> None:
     assert low[0].data["control"]["low"] < 0 < low[1].data["control"]["low"]
 
 
+@pytest.mark.parametrize(
+    "ways",
+    [
+        {"training": ("plain", "decay"), "method": ("depth", "depth+decay")},
+        {"learning_rate": (1e-4, 3e-4)},
+    ],
+)
+def test_a_run_is_beside_the_control_that_was_trained_as_it_was(ways: dict[str, Any]) -> None:
+    """Two kinds of curves of the same models and tokens, whose controls drift differently."""
+    frames = [
+        curves(drift).with_columns(
+            run=pl.col("run") + f"-{i}", **{name: pl.lit(way[i]) for name, way in ways.items()}
+        )
+        for i, drift in enumerate((-0.02, 0.01))
+    ]
+    (by,) = ways.keys() - {"method"}
+    fits = p2fit.fit_each(pl.concat(frames), "p2", by=[by], subtract_control=True)
+    assert len(fits) == 2
+    for fit in fits:
+        for name, value in P2.items():
+            assert fit.parameters[name].estimate == pytest.approx(value, rel=1e-3)
+
+
 def test_controls_of_one_seed_do_not_serve_another() -> None:
     table = curves(-0.02).filter((pl.col("pruning_rate") > 0) | (pl.col("seed") == 0))
     with pytest.raises(p2fit.FitError, match=r"-1 has rows without a control"):

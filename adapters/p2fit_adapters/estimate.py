@@ -145,17 +145,17 @@ def _seconds(job: Job, speed: _Speed, size: int) -> float:
     done = max(curves.read_rows(job.folder), default=0)
     evaluation = speed.window * (text.eval_tokens // text.seq_len)
     first = max(done, job.first_step)
-    evals = sum(step > first for step in training.evaluate_at(text.seq_len))
+    evals = sum(step > first for step in settings.evaluate_at())
     share, begin = 1.0, speed.start
     if not isinstance(settings, Pretraining):
         pruning = settings.pruning
-        begin += evaluation  # of the base model
-        if pruning.method != "none":
+        share = 1 - (pruning.rate or 0.0)
+        begin += 0 if settings.trunk else evaluation  # of the base model
+        if pruning.method != "none" and not settings.trunk:
             begin += evaluation
             passes = 1.0 if pruning.is_structured else CALIBRATION_PASSES
             calibrated = 0 if pruning.chosen_criterion == "magnitude" else passes
             begin += speed.window * pruning.calibration_windows * calibrated
-        share = 1 - (pruning.rate or 0.0)
     steps = training.steps(text.seq_len) - first
     taught = job.teacher_params / size / 3  # a forward pass, of the three of a step
     return begin + share * evals * evaluation + (share + taught) * steps * speed.step

@@ -16,7 +16,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import masking_utils
 
-from p2fit_adapters import lora
+from p2fit_adapters import adam, lora
 from p2fit_adapters.distillation import SELF, Distillation
 from p2fit_adapters.errors import RunError
 from p2fit_adapters.loss import CHUNK
@@ -76,7 +76,12 @@ class Launch:
     gradient_checkpointing: bool
     memory: Memory
     loading: int
-    """Bytes while each process has the whole model, to prune it."""
+    """Bytes before the first step, of the process that needs most: of one that has the whole model,
+    to prune it (each, or under FSDP the first), or that gets its pieces of a model which is not
+    pruned."""
+    host: int
+    """Bytes of the machine's own memory for the weights that are loaded, of each process, or under
+    FSDP of the first alone."""
     fits: bool
     command: str
     seconds: float
@@ -160,7 +165,8 @@ def memory(settings: PostTraining, config: Any, how: str, gpus: int, kept: int) 
         layers = [_size(layer) for layer in decoder_layers(model)[1]]
         exchange = 8 * (_size(model) - sum(layers) + 2 * max(layers))
     model = _trained(config, training)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    sizes = [p.numel() for p in model.parameters() if p.requires_grad]
+    trained = sum(sizes)
     if how == _DDP:
         exchange = 4 * trained
     bf16, shards = training.chosen_dtype == "bf16", gpus if sharded else 1
@@ -174,7 +180,7 @@ def memory(settings: PostTraining, config: Any, how: str, gpus: int, kept: int) 
         weights=4 * _size(model) // shards,
         casts=2 * trained if bf16 else 0,
         gradients=4 * trained // shards,
-        optimizer=8 * trained // shards,
+        optimizer=sum(adam.moments(size // shards, training.moment_bits) for size in sizes),
         masks=count_parameters(model).non_embedding if masked else 0,
         exchange=exchange,
         activations=kept,
@@ -196,6 +202,8 @@ def launches(
     settings: PostTraining, gpus: int, gpu_memory: float, peak: float, share: float
 ) -> list[Launch]:
     """The ways to make a run, best first, as large as one of the unpruned model.
+
+    What it prunes says only what is held before the first step, and masks.
 
     As few copies and as little computed twice as can be: DDP before FSDP, all activations kept
     before checkpoints, large batches before small ones.
@@ -229,13 +237,17 @@ def launches(
         again: activations(config, 1, seq_len, replace(training, gradient_checkpointing=again))
         for again in (False, True)
     }
-    params = count_parameters(meta_model(config)).total
+    model = meta_model(config)
+    params = count_parameters(model).total
+    largest = max(p.numel() for p in model.parameters())
     taught_flops = 2 * _teacher_params(taught, config) if taught else 0
     found = []
     for how, again, size in itertools.product(ways, (False, True), sizes):
         asked = replace(training, batch_size=size, gradient_checkpointing=again)
         need = memory(replace(settings, training=asked), config, how, gpus, size * kept[again])
-        loading = 4 * params + need.teacher
+        loading = 4 * params + need.masks + need.teacher
+        if how == _FSDP and settings.pruning.method == "none":
+            loading = need.weights + 4 * largest + need.teacher
         flops = (4 if training.lora_rank else 6) * params + (2 * params if again else 0)
         command = f"{_LAUNCHERS[how].format(gpus=gpus)} run post-train --batch-size {size}"
         found.append(
@@ -245,6 +257,7 @@ def launches(
                 again,
                 need,
                 loading,
+                4 * params,
                 max(need.total, loading) <= (1 - HEADROOM) * gpu_memory,
                 command + (" --gradient-checkpointing" if again else ""),
                 (flops + taught_flops) * training.tokens / (gpus * peak * share),

@@ -121,6 +121,17 @@ def meta_model(config: Any) -> Any:
         return from_config(config)
 
 
+def empty_model(config: Any) -> Any:
+    """The same without memory for the parameters, to be given them: buffers that are not saved
+    (rotary frequencies) are there."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        model = from_config(config)
+    model.tie_weights()  # which the way there has undone
+    return model
+
+
 def _prepared(model: Any) -> Any:
     model.config.use_cache = False
     return model
@@ -156,10 +167,7 @@ def with_tensors(model: Any, config: Any, tensors: Mapping[str, torch.Tensor]) -
 
     What is not saved (rotary frequencies) is made from the configuration, as loading would.
     """
-    from accelerate import init_empty_weights
-
-    with init_empty_weights(include_buffers=False):
-        new = from_config(config)
+    new = empty_model(config)
     new.load_state_dict(dict(tensors), assign=True)
     new.tie_weights()
     new.generation_config = copy.deepcopy(model.generation_config)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -14,10 +14,10 @@ import torch
 from p2fit_adapters import curves
 from p2fit_adapters.distillation import SELF, Distillation, Teacher
 from p2fit_adapters.errors import RunError
-from p2fit_adapters.models import Counts, load_config, load_model
+from p2fit_adapters.models import Counts, empty_model, load_config, load_model
 from p2fit_adapters.naming import model_name, slug
 from p2fit_adapters.progress import Report
-from p2fit_adapters.pruning import Pruned, Pruning, counts_after, prune
+from p2fit_adapters.pruning import Masks, Pruned, Pruning, counts_after, prune
 from p2fit_adapters.running import Result, Run, check_length, recorded_settings
 from p2fit_adapters.text import Text, TextSource
 from p2fit_adapters.training import Trainer, Training, window_losses
@@ -42,10 +42,19 @@ class PostTraining:
     """A teacher; none by default."""
     name_lr: bool = False
     """Say the learning rate in the name, beside runs with other ones."""
+    keep_states: Sequence[int] = ()
+    """Tokens after which the state is kept, in ``OUT/NAME/states``, for runs that go on from
+    there."""
+    trunk: str | None = None
+    """Folder of a run that kept its state where this one's decay begins: it goes on from there,
+    in place of pruning and training the same again. Both must name the same
+    ``text.train_tokens``."""
     save_model: bool = False
     """Keep the trained model, in the folder ``model`` of the run."""
 
     def __post_init__(self) -> None:
+        if self.trunk and not self.training.decay:
+            raise RunError("a run that goes on from another's state needs a decay")
         if self.training.lora_rank and not (
             self.pruning.is_structured or self.pruning.method == "none"
         ):
@@ -57,14 +66,23 @@ class PostTraining:
     @property
     def method(self) -> str:
         """For the column of that name: how it is pruned, and how it is trained if not plainly. Fits
-        keep these apart: ``depth``, ``depth+kd``, ``depth+kd-OTHER``, ``depth+lora8``."""
+        keep these apart: ``depth``, ``depth+kd``, ``depth+kd-OTHER``, ``depth+lora8``,
+        ``depth+decay``."""
         parts = [self.pruning.method]
         if self.distillation:
             own = self.distillation.teacher == SELF
             parts.append("kd" if own else f"kd-{self.distillation.name}")
-        if self.training.lora_rank:
-            parts.append(f"lora{self.training.lora_rank}")
-        return "+".join(parts)
+        return "+".join([*parts, *self._ways])
+
+    @property
+    def way(self) -> str:
+        """For the column ``training``: ``plain``, ``lora8``, ``decay``, ``lora8+decay``."""
+        return "+".join(self._ways) or "plain"
+
+    @property
+    def _ways(self) -> list[str]:
+        rank = self.training.lora_rank
+        return [f"lora{rank}"] * bool(rank) + ["decay"] * bool(self.training.decay)
 
     @property
     def name(self) -> str:
@@ -79,6 +97,12 @@ class PostTraining:
         if self.name_lr:
             parts.append(f"lr{self.training.lr:g}")
         return "_".join([*parts, self.training.short_tokens, f"s{self.training.seed}"])
+
+    def evaluate_at(self) -> list[int]:
+        """The steps after which the model is evaluated: of a run that decays its end alone, with
+        which nothing before it compares."""
+        found = self.training.evaluate_at(self.text.seq_len)
+        return found[-1:] if self.training.decay else found
 
     def recorded(self) -> dict[str, Any]:
         """The settings that make a run what it is."""
@@ -140,6 +164,12 @@ def post_train_each(
     ]
 
 
+_Losses: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+_Begun: TypeAlias = tuple[Pruned, _Losses | None, str | None]
+"""A pruned model, the losses of the windows before that unless they are the same, and the model's
+revision."""
+
+
 class _PostTraining(Run[PostTrained]):
     settings: PostTraining
     columns = (
@@ -153,6 +183,7 @@ class _PostTraining(Run[PostTrained]):
         "tokens",
         "loss",
         "teacher",
+        "training",
         "learning_rate",
         "flops",
         "seed",
@@ -169,31 +200,70 @@ class _PostTraining(Run[PostTrained]):
         check_length(settings.model, config, settings.text.seq_len)
         text = self.prepare_text(config.vocab_size, settings.model)
         teacher = self.teacher(text, config.vocab_size)  # it may want the memory for itself
-        model = load_model(settings.model, settings.revision)
-        model.to(self.accelerator.device)
-        self.report.say(f"{settings.name}: measuring the loss before pruning")
-        base = self._losses(model, text)
-        self.report.say(f"{settings.name}: pruning")
-        windows = text.calibration(settings.pruning.calibration_windows, training.seed)
-        revision = getattr(model.config, "_commit_hash", None)
-        with self.accelerator.autocast():
-            pruned = prune(model, settings.pruning, windows, training.batch_size)
-        if self.accelerator.num_processes > 1:  # what goes may hang on the last bit: one decides
-            for tensor in (*pruned.model.parameters(), *pruned.masks.kept.values()):
-                torch.distributed.broadcast(tensor.data.view(torch.uint8), 0)
-        del model  # its weights, where pruning has made new ones
-        loss = float(base.mean())
-        if settings.pruning.method != "none":
-            loss = float(self._losses(pruned.model, text).mean())
-        if not math.isfinite(loss) or not math.isfinite(float(base.mean())):
+        if settings.trunk:
+            trainer, theirs = self.branch(text, teacher)
+            own = {"method": settings.method, "revision": theirs["revision"]}
+            return trainer, theirs | self.described(trainer.plain_model, text) | own
+        if self.accelerator.is_fsdp2:
+            pruned, base, revision = self._of_first(self._prune(text) if self.is_main else None)
+        else:
+            pruned, base, revision = self._prune(text)
+            if (
+                self.accelerator.num_processes > 1
+            ):  # what goes may hang on the last bit: one decides
+                for tensor in (*pruned.model.parameters(), *pruned.masks.kept.values()):
+                    torch.distributed.broadcast(tensor.data.view(torch.uint8), 0)
+        trainer = Trainer(self.accelerator, pruned.model, pruned.masks, text, training, teacher)
+        losses = self._losses(trainer.model, text)
+        base = losses if base is None else base
+        self._right_after = float(losses.mean())
+        if not math.isfinite(self._right_after) or not math.isfinite(float(base.mean())):
             raise RunError(f"{settings.model}: its loss is not a number before any training")
-        self._right_after = loss
         meta = self._meta(pruned, text, base, revision)
         if teacher:
             meta["teacher"] = teacher.described()
-        trainer = Trainer(self.accelerator, pruned.model, pruned.masks, text, training, teacher)
         meta["trainable"] = trainer.trainable
         return trainer, meta
+
+    def _prune(self, text: Text) -> _Begun:
+        """The whole model on the device, measured and pruned; the unpruned one stays on the CPU."""
+        settings, size = self.settings, self.training.batch_size
+        model = load_model(settings.model, settings.revision)
+        revision = getattr(model.config, "_commit_hash", None)
+        windows = text.calibration(settings.pruning.calibration_windows, self.training.seed)
+        if settings.pruning.method == "none":
+            return prune(model, settings.pruning, windows, size), None, revision
+        model.to(self.accelerator.device)
+        self.report.say(f"{settings.name}: measuring the loss before pruning")
+        base = self._losses(model, text, alone=self.accelerator.is_fsdp2)
+        self.report.say(f"{settings.name}: pruning")
+        with self.accelerator.autocast():
+            pruned = prune(model, settings.pruning, windows, size)
+        if self.accelerator.is_fsdp2:  # it is sent piece by piece
+            pruned.model.to("cpu")
+        return pruned, base, revision
+
+    def _of_first(self, begun: _Begun | None) -> _Begun:
+        """What the first process has made, in all of them; the others get no weights yet."""
+        from accelerate.utils import broadcast_object_list
+
+        told: list[Any] = [None]
+        if begun:
+            pruned, base, revision = begun
+            shapes = {name: kept.shape for name, kept in pruned.masks.kept.items()}
+            found = (pruned.before, pruned.after, pruned.details)
+            told = [(pruned.model.config, shapes, found, base, revision)]
+        broadcast_object_list(told)
+        config, shapes, found, base, revision = told[0]
+        if begun is None:
+            masks = Masks(
+                {name: torch.empty(shape, dtype=torch.bool) for name, shape in shapes.items()}
+            )
+            pruned = Pruned(empty_model(config), masks, *found)
+        for name, kept in pruned.masks.kept.items():
+            pruned.masks.kept[name] = kept = kept.to(self.accelerator.device)
+            torch.distributed.broadcast(kept.view(torch.uint8), 0)
+        return pruned, base, revision
 
     def teacher(self, text: Text, vocabulary: int) -> Teacher | None:
         settings, training, seq_len = self.settings, self.training, text.train.shape[1]
@@ -212,11 +282,16 @@ class _PostTraining(Run[PostTrained]):
         found.get_ready(training.seed, windows, training.batch_size, store, self.report)
         return found
 
-    def _losses(self, model: Any, text: Text) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def _losses(self, model: Any, text: Text, alone: bool = False) -> _Losses:
         size = self.training.batch_size
-        return window_losses(self.accelerator, model, text.evaluation, size)
+        return window_losses(self.accelerator, model, text.evaluation, size, alone)
 
     def first_rows(self, meta: Mapping[str, Any], trainer: Trainer) -> curves.Rows:
+        settings = self.settings
+        if settings.trunk:
+            first = curves.read_rows(Path(settings.trunk))[0]
+            own = {"run": settings.name, "method": meta["method"], "training": settings.way}
+            return {0: first | own}
         return {0: self.row(meta, trainer, self._right_after)}
 
     def measured(self, row: Mapping[str, Any], meta: dict[str, Any]) -> None:
@@ -251,6 +326,7 @@ class _PostTraining(Run[PostTrained]):
             "tokens": trainer.tokens,
             "loss": loss,
             "teacher": self.settings.distillation.name if self.settings.distillation else "none",
+            "training": self.settings.way,
             "learning_rate": self.training.lr,
             "flops": flops,
             "seed": self.training.seed,
@@ -265,7 +341,7 @@ class _PostTraining(Run[PostTrained]):
         self,
         pruned: Pruned,
         text: Text,
-        base: np.ndarray[Any, np.dtype[np.float64]],
+        base: _Losses,
         revision: str | None,
     ) -> dict[str, Any]:
         pruning = self.settings.pruning

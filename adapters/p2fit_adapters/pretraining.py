@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,9 +12,16 @@ import torch
 from torch import nn
 
 from p2fit.schedules import KINDS, Kind, Schedule
-from p2fit_adapters import checkpoints, curves
+from p2fit_adapters import curves
 from p2fit_adapters.errors import RunError
-from p2fit_adapters.models import Counts, count_parameters, from_config, is_type, new_config
+from p2fit_adapters.models import (
+    Counts,
+    count_parameters,
+    empty_model,
+    from_config,
+    is_type,
+    new_config,
+)
 from p2fit_adapters.naming import slug
 from p2fit_adapters.progress import Report
 from p2fit_adapters.pruning.masks import Masks
@@ -23,7 +29,6 @@ from p2fit_adapters.running import Result, Run, check_length, recorded_settings
 from p2fit_adapters.text import Text, TextSource
 from p2fit_adapters.training import Trainer, Training
 
-STATES_FOLDER = "states"
 DEFAULT_TRAINING = Training(lr=1e-3, decay=0.2)
 
 
@@ -127,10 +132,13 @@ class Pretraining:
             parts.append("constant")
         return "_".join([*parts, f"s{self.training.seed}"])
 
+    def evaluate_at(self) -> list[int]:
+        """The steps after which the model is evaluated."""
+        return self.training.evaluate_at(self.text.seq_len)
+
     def recorded(self) -> dict[str, Any]:
         """The settings that make a run what it is."""
         settings = recorded_settings(self)
-        settings["keep_states"] = list(self.keep_states)
         settings["config"] = dict(self.config)
         return settings
 
@@ -237,13 +245,13 @@ class _Pretraining(Run[Pretrained]):
         config = new_config(settings.model, settings.config, settings.revision)
         check_length(settings.model, config, settings.text.seq_len)
         text = self.prepare_text(config.vocab_size, self.tokenizer_of({}))
-        model = from_config(config)
+        # Under FSDP the first process sends the weights to the others.
+        whole = self.is_main or not self.accelerator.is_fsdp2
+        model = from_config(config) if whole else empty_model(config)
         names, linear = prunable_weights(model)
         meta = self._meta(model, linear, text)
         if settings.trunk:
-            trainer = Trainer.load(self.accelerator, self._state(meta), text, training)
-            self.report.say(f"{settings.name}: going on from step {trainer.step} of the trunk")
-            return trainer, meta
+            return self.branch(text)[0], meta
         weights = {n: p for n, p in model.named_parameters() if n in set(names)}
         pruned = weights if settings.sparsity.final else {}
         masks = Masks({n: torch.ones(w.shape, dtype=torch.bool) for n, w in pruned.items()})
@@ -271,26 +279,6 @@ class _Pretraining(Run[Pretrained]):
             }
         return found
 
-    def _state(self, meta: Mapping[str, Any]) -> Path:
-        """Where the trunk kept what this run goes on from."""
-        assert self.settings.trunk
-        trunk = Path(self.settings.trunk)
-        step = self.training.decays_from(self.settings.text.seq_len)
-        state = checkpoints.named(trunk / STATES_FOLDER, step)
-        fault = checkpoints.damage(state)
-        if fault:
-            raise RunError(f"{state}: {fault}: {self.settings.name} was to go on from there")
-        theirs = curves.read_meta(trunk)
-        if theirs is None or theirs["text"] != meta["text"]:
-            raise RunError(f"{trunk}: was trained on another text than {self.settings.name}")
-        for part in ("lr", "batch_tokens", "seed", "weight_decay", "clip", "dtype"):
-            mine = self.settings.recorded()["training"][part]
-            if theirs["settings"]["training"][part] != mine:
-                raise RunError(f"{trunk}: has another {part} than {self.settings.name}, {mine}")
-        if theirs["before"] != meta["before"]:
-            raise RunError(f"{trunk}: another model than that of {self.settings.name}")
-        return state
-
     def _plan(self, meta: Mapping[str, Any]) -> Schedule:
         """The schedule, in steps, of all parameters."""
         linear, steps = LinearCounts(**meta["linear"]), self.training.steps(self._seq_len)
@@ -306,11 +294,6 @@ class _Pretraining(Run[Pretrained]):
         if settings.sparsity.final:
             stay = int(weights_left(self._plan(meta), np.array([trainer.step]))[0])
             trainer.masks.shrink(trainer.plain_model, stay)
-        per_step = trainer.all_tokens // trainer.steps
-        if trainer.step in {math.ceil(tokens / per_step) for tokens in settings.keep_states}:
-            folder = self.folder / STATES_FOLDER
-            if checkpoints.damage(checkpoints.named(folder, trainer.step)):
-                checkpoints.keep(folder, trainer.step, trainer.save, self.accelerator)
 
     def row(self, meta: Mapping[str, Any], trainer: Trainer, loss: float) -> dict[str, Any]:
         settings, step = self.settings, trainer.step

@@ -25,6 +25,12 @@ from p2fit_adapters.training import Trainer, Training, make_accelerator
 
 _PACKAGES = ("accelerate", "p2fit", "p2fit-adapters", "tokenizers", "torch", "transformers")
 
+STATES_FOLDER = "states"  # of those that other runs go on from
+
+# In what a run may differ from its trunk; the text is compared by content.
+_BRANCHES = {"label", "family", "keep_states", "trunk", "text"}
+_BRANCHES_TRAINING = {"tokens", "decay", "evals", "spacing"}
+
 # What may change between a run and its continuation.
 _FREE = ("batch_size", "checkpoint_minutes", "device", "gradient_checkpointing", "track")
 
@@ -43,7 +49,14 @@ class Settings(Protocol):
     @property
     def training(self) -> Training: ...
     @property
+    def keep_states(self) -> Sequence[int]: ...
+    @property
+    def trunk(self) -> str | None: ...
+    @property
     def save_model(self) -> bool: ...
+    def evaluate_at(self) -> list[int]:
+        """The steps after which the model is evaluated; the last is the end of the run."""
+
     def recorded(self) -> dict[str, Any]:
         """The settings that make a run what it is."""
 
@@ -55,6 +68,7 @@ def recorded_settings(settings: Any) -> dict[str, Any]:
         del found["training"][name]
     found["training"]["dtype"] = settings.training.chosen_dtype
     del found["save_model"]
+    found["keep_states"] = list(settings.keep_states)
     return found
 
 
@@ -193,6 +207,7 @@ class Run(ABC, Generic[Ended]):
     def _from_the_start(self) -> tuple[Trainer, dict[str, Any], curves.Rows]:
         torch.manual_seed(self.training.seed)
         trainer, meta = self.begin()
+        self._keep_state(trainer)
         rows = curves.read_rows(self.folder) | self.first_rows(meta, trainer)
         self._checkpoint(trainer)
         if self.is_main:
@@ -222,6 +237,36 @@ class Run(ABC, Generic[Ended]):
             )
         return text
 
+    def branch(self, text: Text, teacher: Teacher | None = None) -> tuple[Trainer, dict[str, Any]]:
+        """The model where the trunk left it for this run, and the trunk's sidecar.
+
+        Raises:
+            RunError: there is no such state, or the trunk was made in another way than this run.
+        """
+        assert self.settings.trunk
+        trunk, name = Path(self.settings.trunk), self.settings.name
+        step = self.training.decays_from(text.train.shape[1])
+        state = checkpoints.named(trunk / STATES_FOLDER, step)
+        fault = checkpoints.damage(state)
+        if fault:
+            raise RunError(f"{state}: {fault}: {name} was to go on from there")
+        theirs = curves.read_meta(trunk)
+        if theirs is None or theirs["text"] != text.meta:
+            raise RunError(f"{trunk}: was trained on another text than {name}")
+        apart = _differences(_shared(theirs["settings"]), _shared(self.settings.recorded()))
+        if apart:
+            raise RunError(f"{trunk}: was made in another way than {name} ({'; '.join(apart)})")
+        trainer = Trainer.load(self.accelerator, state, text, self.training, teacher)
+        self.report.say(f"{name}: going on from step {trainer.step} of the trunk")
+        return trainer, theirs
+
+    def _keep_state(self, trainer: Trainer) -> None:
+        per_step = trainer.all_tokens // trainer.steps
+        if trainer.step in {math.ceil(tokens / per_step) for tokens in self.settings.keep_states}:
+            folder = self.folder / STATES_FOLDER
+            if checkpoints.damage(checkpoints.named(folder, trainer.step)):
+                checkpoints.keep(folder, trainer.step, trainer.save, self.accelerator)
+
     def described(self, model: Any, text: Text) -> dict[str, Any]:
         """What the sidecar says of any run."""
         return {
@@ -231,7 +276,7 @@ class Run(ABC, Generic[Ended]):
             "revision": getattr(model.config, "_commit_hash", None),
             "vocabulary": model.config.vocab_size,
             "text": text.meta,
-            "optimizer": "AdamW, betas 0.9 and 0.95",
+            "optimizer": f"AdamW, betas 0.9 and 0.95, moments of {self.training.moment_bits} bits",
             "dtype": "bf16" if self.accelerator.mixed_precision == "bf16" else "fp32",
             "device": str(self.accelerator.device.type),
             "processes": self.accelerator.num_processes,
@@ -243,7 +288,7 @@ class Run(ABC, Generic[Ended]):
 
     def _train(self, trainer: Trainer, meta: dict[str, Any], rows: curves.Rows) -> Ended:
         training = self.training
-        evaluate_at = set(training.evaluate_at(trainer.seq_len))
+        evaluate_at = set(self.settings.evaluate_at())
         if training.track:
             self.accelerator.init_trackers("p2fit", init_kwargs=_named(training.track, self.folder))
         saved = time.monotonic()
@@ -251,6 +296,7 @@ class Run(ABC, Generic[Ended]):
             while trainer.step < trainer.steps:
                 loss = trainer.advance()
                 self.after_step(trainer, meta)
+                self._keep_state(trainer)
                 progress(loss)
                 due = trainer.step in evaluate_at
                 held_out = trainer.evaluate() if due and math.isfinite(loss) else loss
@@ -340,6 +386,13 @@ def check_length(model: str, config: Any, seq_len: int) -> None:
 def _named(tracker: str, folder: Path) -> dict[str, Any]:
     """What tells runs apart in a tracker; those that write files go by the folder."""
     return {"wandb": {"name": folder.name}} if tracker == "wandb" else {}
+
+
+def _shared(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Recorded settings that a run has in common with the trunk it leaves."""
+    found = {name: value for name, value in settings.items() if name not in _BRANCHES}
+    training = settings["training"].items()
+    return found | {"training": {k: v for k, v in training if k not in _BRANCHES_TRAINING}}
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

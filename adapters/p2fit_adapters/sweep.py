@@ -24,6 +24,8 @@
     rates = [0.15, 0.3]
     teachers = ["none", "self"]             # and distil_weight, teacher_top_k
     tokens = [1e6, "2x"]
+    shared_trunk = true                     # decayed models of these tokens, from one long run each
+    decay = 0.2
     seeds = [1, 2]
     lr = { small = [1e-3, 3e-3], qwen = 1e-5 }  # any field of Training, also by model
 
@@ -37,15 +39,15 @@ import itertools
 import json
 import math
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from p2fit_adapters.distillation import SELF, Distillation, distillations
 from p2fit_adapters.errors import RunError
-from p2fit_adapters.jobs import POST_TRAIN, PRETRAIN, Job, Sweep
+from p2fit_adapters.jobs import POST_TRAIN, PRETRAIN, Job, Sweep, branches
 from p2fit_adapters.models import count_parameters, load_config, meta_model, new_config
 from p2fit_adapters.naming import slug
 from p2fit_adapters.post_training import PostTraining
@@ -61,7 +63,7 @@ _KEYS = {
     | {f.name for f in fields(Sparsity)} - {"final"}
     | _TRAINING,
     POST_TRAIN: {"models", "tokens", "seeds", "save_model", "methods", "rates", "criteria"}
-    | {"control", "dimensions", "calibration_windows"}
+    | {"control", "dimensions", "calibration_windows", "shared_trunk"}
     | {"teachers", "distil_weight", "teacher_top_k"}
     | _TRAINING,
 }
@@ -310,41 +312,24 @@ class _File:
             )
             for sparsity, training in itertools.product(sparsities, trainings)
         ]
-        if block.get("shared_trunk", False):
-            return self.branches(where, settings, name)
-        return [self.pretrain_job(one, name) for one in settings]
+        return self.runs(where, block, settings, partial(self.pretrain_job, name))
 
-    def pretrain_job(self, settings: Pretraining, name: str, *needs: Path) -> Job:
+    def pretrain_job(self, name: str, settings: Pretraining, *needs: Path) -> Job:
         steps = settings.training.steps(self.text.seq_len)
         can = prunable_weights(meta_model(self.configs[name]))[1].prunable
         plan = settings.sparsity.in_steps(steps, can, self.sizes[name] - can)
         return Job(name, settings, self.out / PRETRAIN, float(plan.avg_params()), needs)
 
-    def branches(self, where: str, settings: list[Pretraining], name: str) -> list[Job]:
-        """One run at a constant learning rate for each seed, and those that decay from it."""
-        found = []
-        for _, group in itertools.groupby(
-            sorted(settings, key=lambda one: one.training.seed), lambda one: one.training.seed
-        ):
-            decayed = list(group)
-            first = decayed[0].training
-            if not first.decay or any(one.sparsity.final for one in decayed):
-                raise self.fail(where, "shared_trunk is for dense runs with a decay")
-            per_step = first.step_tokens(self.text.seq_len)
-            leave = sorted({o.training.decays_from(self.text.seq_len) * per_step for o in decayed})
-            trunk = replace(
-                decayed[0],
-                training=replace(first, tokens=leave[-1], decay=0.0),
-                keep_states=tuple(leave),
-                save_model=False,
-            )
-            job = self.pretrain_job(trunk, name)
-            found.append(job)
-            found += [
-                self.pretrain_job(replace(one, trunk=str(job.folder)), name, job.folder)
-                for one in decayed
-            ]
-        return found
+    def runs(
+        self, where: str, block: dict[str, Any], settings: list[Any], job: Callable[..., Job]
+    ) -> list[Job]:
+        """A job for each of the settings, and trunks before them if the block wants any."""
+        if not block.get("shared_trunk", False):
+            return [job(one) for one in settings]
+        try:
+            return branches(settings, job)
+        except RunError as error:
+            raise self.fail(where, f"shared_trunk: {error}") from None
 
     def post_training(self, where: str, block: dict[str, Any], name: str) -> list[Job]:
         table, config = self.models[name], self.configs[name]
@@ -364,44 +349,43 @@ class _File:
                 **shape,
             )
             left = {id(pruning): counts_after(config, pruning).total for pruning in prunings}
-            taught = [
-                (distillation, self.teacher_params(distillation, name))
+            taught = {
+                distillation: self.teacher_params(distillation, name)
                 for distillation in distillations(
                     self.list_of(where, block, "teachers", []),
                     block.get("distil_weight"),
                     block.get("teacher_top_k"),
                 )
-            ]
+            }
         except (RunError, TypeError) as error:
             raise self.fail(where, f"{name}: {error}") from None
         several = isinstance(self.values(where, block, name).get("lr"), list)
-        return [
-            Job(
-                name,
-                self.made(
-                    where,
-                    PostTraining,
-                    {
-                        "model": model,
-                        "text": self.text,
-                        "pruning": pruning,
-                        "training": training,
-                        "revision": table.get("revision"),
-                        "label": name,
-                        "distillation": distillation,
-                        "name_lr": several,
-                        "save_model": block.get("save_model", False),
-                    },
-                ),
-                self.out / POST_TRAIN,
-                left[id(pruning)],
-                needs,
-                params,
+        settings = [
+            self.made(
+                where,
+                PostTraining,
+                {
+                    "model": model,
+                    "text": self.text,
+                    "pruning": pruning,
+                    "training": training,
+                    "revision": table.get("revision"),
+                    "label": name,
+                    "distillation": distillation,
+                    "name_lr": several,
+                    "save_model": block.get("save_model", False),
+                },
             )
             for training in self.trainings(where, block, name)
             for pruning in prunings
-            for distillation, params in taught
+            for distillation in taught
         ]
+
+        def job(one: PostTraining, *trunk: Path) -> Job:
+            params, taught_by = left[id(one.pruning)], taught[one.distillation]
+            return Job(name, one, self.out / POST_TRAIN, params, trunk or needs, taught_by)
+
+        return self.runs(where, block, settings, job)
 
     def teacher_params(self, distillation: Distillation | None, name: str) -> int:
         """Of the teacher of a model."""

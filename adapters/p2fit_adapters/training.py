@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from p2fit_adapters import lora
+from p2fit_adapters import adam, lora
 from p2fit_adapters.distillation import Teacher
 from p2fit_adapters.errors import RunError
 from p2fit_adapters.loss import Objective
-from p2fit_adapters.models import from_config
+from p2fit_adapters.models import empty_model, from_config
 from p2fit_adapters.pruning.masks import Masks
 from p2fit_adapters.text import Text
 
@@ -53,6 +53,8 @@ class Training:
     that decays are not comparable with its end, so curves along one run want 0."""
     weight_decay: float = 0.1
     """Of AdamW, on matrices only."""
+    moment_bits: Literal[32, 8] = 32
+    """Of AdamW's moments: 8 takes a quarter of the memory (extra ``adam8``)."""
     clip: float = 1.0
     """Largest norm of the gradient."""
     lora_rank: int | None = None
@@ -82,6 +84,7 @@ class Training:
             ("warmup", 0 <= self.warmup <= 1, "a share from 0 to 1"),
             ("decay", 0 <= self.decay <= 1 - self.warmup, "a share that leaves the warm-up its"),
             ("weight_decay", self.weight_decay >= 0, "at least 0"),
+            ("moment_bits", self.moment_bits in (8, 32), "8 or 32"),
             ("clip", self.clip > 0, "above 0"),
             ("lora_rank", self.lora_rank is None or self.lora_rank >= 1, "at least 1"),
             ("seed", self.seed >= 0, "at least 0"),
@@ -150,9 +153,13 @@ class Training:
             wanted = np.linspace(steps / self.evals, steps, self.evals)
         return sorted({max(first, round(step)) for step in wanted} | {steps})
 
+    def warmup_steps(self, steps: int) -> int:
+        """Of a run of so many; after them the learning rate is whole."""
+        return max(1, round(self.warmup * steps))
+
     def lr_at(self, step: int, steps: int) -> float:
         """Learning rate of a step, from 0: up, constant, and down where a decay is asked for."""
-        up = (step + 1) / max(1, round(self.warmup * steps))
+        up = (step + 1) / self.warmup_steps(steps)
         down = (steps - step) / self._decaying(steps)
         return self.lr * min(1.0, up, down)
 
@@ -210,13 +217,16 @@ def _sharding() -> Any:
     from accelerate import FullyShardedDataParallelPlugin
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
-    # Each process prunes the whole model, parameters keep their names, and autocast decides what
-    # is computed in bf16.
-    return FullyShardedDataParallelPlugin(
+    # Parameters keep their names, and autocast decides what is computed in bf16.
+    found = FullyShardedDataParallelPlugin(
         cpu_ram_efficient_loading=False,
         activation_checkpointing=False,
         mixed_precision_policy=MixedPrecisionPolicy(),
     )
+    # The first process sends the weights, piece by piece. Said here, or transformers would load
+    # no model whole in the others, and a teacher is.
+    found.cpu_ram_efficient_loading = True
+    return found
 
 
 class Trainer:
@@ -246,21 +256,20 @@ class Trainer:
             if accelerator.is_fsdp2:
                 raise RunError("LoRA under FSDP cannot be merged: launch with DDP")
             model = lora.add(model, training.lora_rank)
-        learning = [p for p in model.parameters() if p.requires_grad]
-        self.trainable = sum(p.numel() for p in learning)
+        matrices, others = _learning(model)
+        self.trainable = sum(p.numel() for p in (*matrices, *others))
         """Parameters that are trained."""
-        matrices = [p for p in learning if p.ndim > 1]
-        others = [p for p in learning if p.ndim <= 1]
-        optimizer = torch.optim.AdamW(
+        optimizer = adam.optimizer(
             [
                 {"params": matrices, "weight_decay": training.weight_decay},
                 {"params": others, "weight_decay": 0.0},
             ],
-            lr=training.lr,
-            betas=(0.9, 0.95),
-            fused=True,
+            training.moment_bits,
         )
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        if accelerator.is_fsdp2:
+            self.model, self.optimizer = _cut(accelerator, model, optimizer)
+        else:
+            self.model, self.optimizer = accelerator.prepare(model, optimizer)
         # Autocast is entered here, once a step, and no logits are to be copied to fp32.
         accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
 
@@ -289,8 +298,7 @@ class Trainer:
     def advance(self) -> float:
         """One step of the optimizer; the mean loss of its windows before it."""
         self.model.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.training.lr_at(self.step, self.steps)
+        adam.set_rate(self.optimizer, self.training.lr_at(self.step, self.steps))
         numbers = self.text.numbers(self.step * self.windows, self.windows, self.training.seed)
         mine = numbers[self.accelerator.process_index :: self.accelerator.num_processes]
         size = self.training.batch_size
@@ -355,7 +363,9 @@ class Trainer:
         if sharded != accelerator.is_fsdp2:
             how = "with" if sharded else "without"
             raise RunError(f"{folder}: was written {how} FSDP: launch the run as it was begun")
-        model = from_config(AutoConfig.from_pretrained(folder))
+        config = AutoConfig.from_pretrained(folder)
+        whole = not sharded or accelerator.is_main_process
+        model = from_config(config) if whole else empty_model(config)
         masks = Masks.load(folder / "masks.safetensors")
         trainer = cls(accelerator, model, masks, text, training, teacher)
         accelerator.load_state(str(folder))
@@ -370,14 +380,49 @@ class Trainer:
             self.optimizer.state.clear()
 
 
+def _cut(accelerator: Any, model: Any, optimizer: Any) -> tuple[Any, Any]:
+    """Give each process its pieces of the first one's model, by FSDP."""
+    # Accelerate sends parameters, and takes all else that is saved for such.
+    whole = [
+        (module, name)
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name not in module._non_persistent_buffers_set
+    ]
+    for module, name in whole:
+        module._non_persistent_buffers_set.add(name)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    for module, name in whole:
+        module._non_persistent_buffers_set.discard(name)
+        torch.distributed.broadcast(module.get_buffer(name), 0)
+    # It finds the optimizer's parameters by their memory, and some had none.
+    for group, params in zip(optimizer.param_groups, _learning(model), strict=True):
+        group["params"] = params
+    return model, optimizer
+
+
+def _learning(model: Any) -> tuple[list[Any], list[Any]]:
+    """What is trained: matrices, and all else, which has no weight decay."""
+    found = [p for p in model.parameters() if p.requires_grad]
+    return [p for p in found if p.ndim > 1], [p for p in found if p.ndim <= 1]
+
+
 @torch.no_grad()
 def window_losses(
-    accelerator: Any, model: Any, windows: np.ndarray[Any, Any], batch_size: int
+    accelerator: Any,
+    model: Any,
+    windows: np.ndarray[Any, Any],
+    batch_size: int,
+    alone: bool = False,
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Mean loss of each window, in nats per token: eval mode, fp32 logits, float64 mean."""
+    """Mean loss of each window, in nats per token: eval mode, fp32 logits, float64 mean.
+
+    Args:
+        alone: the first process has the model, and calls this without the others.
+    """
     was_training = model.training
     model.eval()
-    count = accelerator.num_processes
+    count = 1 if alone else accelerator.num_processes
     # As many forward passes in every process, or one of a sharded model waits for the others: a
     # process that has none left repeats a window.
     mine = [*range(accelerator.process_index, len(windows), count)]

@@ -79,3 +79,14 @@ def _one_of_two(
         torch.accelerator.is_available = lambda: True
         PartialState._prepare_backend = lambda *_: ("gloo", DistributedType.MULTI_GPU)
     target(*arguments)
+
+
+def most(profiler: Any) -> int:
+    """Bytes of tensors held at most while a profiler of memory was at work, beside those before."""
+    events = profiler.profiler.kineto_results.events()
+    now = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            peak = max(peak, now)
+    return peak

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import children
 import pytest
 import tiny
 import torch
@@ -51,13 +52,7 @@ def most(work: Any) -> int:
     """Bytes that are held at most, beside those held before."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
-    events = profiler.profiler.kineto_results.events()
-    now = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        if event.name() == "[memory]":
-            now += event.nbytes()
-            peak = max(peak, now)
-    return peak
+    return children.most(profiler)
 
 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable:FutureWarning")
@@ -114,7 +109,13 @@ def test_each_of_several_processes_has_its_share_and_what_it_sends(tmp_path: Pat
         assert getattr(fsdp, name) == getattr(one.memory, name) // 4
     layer = 2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 384 + 2 * 128
     assert fsdp.exchange == 8 * (2 * 1024 * 128 + 128 + 2 * layer)
-    assert {x.loading for x in several} == {one.memory.weights}
+    whole = one.memory.weights
+    # A model that is not pruned comes in pieces, from the first process.
+    assert {x.loading for x in several if x.how == "DDP"} == {whole}
+    largest = 4 * 1024 * 128
+    assert {x.loading for x in several if x.how == "FSDP"} == {whole // 4 + largest}
+    assert {x.loading for x in planned(model, gpus=4, pruning=Pruning("depth", 0.2))} == {whole}
+    assert {x.host for x in several} == {whole}
     assert {x.how for x in planned(model, gpus=4, lora_rank=4)} == {"DDP"}
 
 

@@ -238,8 +238,8 @@ def test_a_branch_wants_the_state_and_the_settings_of_its_trunk(
     folder = str(tmp_path / trunk.name)
     for other, words in (
         (run_of(tokens=20_000), "was to go on from there"),
-        (run_of(lr=1e-2), "has another lr"),
-        (replace(run_of(), config=CONFIG | {"hidden_size": 40}), "another model"),
+        (run_of(lr=1e-2), "another way .*training.lr: 0.003, now 0.01"),
+        (replace(run_of(), config=CONFIG | {"hidden_size": 40}), "config.hidden_size: 32, now 40"),
         (replace(run_of(), text=replace(trunk.text, eval_tokens=320)), "another text"),
     ):
         with pytest.raises(RunError, match=words):

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import children
+import families
 import polars as pl
 import pytest
+import tiny
 import torch
 from accelerate.state import AcceleratorState
 from p2fit_adapters import (
@@ -29,8 +31,10 @@ from p2fit_adapters import (
     prepare,
     pretrain,
 )
+from p2fit_adapters.post_training import _PostTraining
 from p2fit_adapters.pruning.masks import Masks
 from p2fit_adapters.training import Trainer, make_accelerator
+from torch.profiler import ProfilerActivity, profile
 
 KINDS = ("post-train", "pretrain")
 
@@ -167,6 +171,70 @@ def test_under_fsdp_the_number_formats_are_those_of_one_process(
     run = replace(run, training=replace(run.training, dtype="bf16"))
     one_step_in_bf16(run, str(tmp_path))
     assert children.launch("fsdp", one_step_in_bf16, run, str(tmp_path)) == {0}
+
+
+def held_at_the_start(run: Any, out: str) -> None:
+    """Bytes of tensors that each process holds at most until its pieces are there, and a run."""
+    begin, init = _PostTraining.begin, Trainer.__init__
+    profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+
+    def begun(self: _PostTraining) -> Any:
+        profiler.start()
+        return begin(self)
+
+    def sharded(self: Trainer, accelerator: Any, *rest: Any) -> None:
+        init(self, accelerator, *rest)
+        profiler.stop()
+        Path(out, f"held-{accelerator.process_index}").write_text(str(children.most(profiler)))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(_PostTraining, "begin", begun)
+        patched.setattr(Trainer, "__init__", sharded)
+        post_train(run, out)
+
+
+@pytest.mark.parametrize("pruning", [Pruning(), Pruning("depth", 0.2, calibration_windows=8)])
+def test_under_fsdp_the_first_process_alone_has_the_whole_model(
+    words: Path, tmp_path: Path, pruning: Pruning
+) -> None:
+    shape = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 12}
+    model = tiny.save("llama", tmp_path / "model", **shape)
+    whole = sum(p.nbytes for p in load_model(str(model)).parameters())
+    text = TextSource(str(words), seq_len=32, eval_tokens=320)
+    training = Training(tokens=2048, evals=1, batch_tokens=256, batch_size=4, dtype="fp32")
+    run = PostTraining(str(model), text, pruning, training)
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    post_train(run, alone)
+    assert children.launch("fsdp", held_at_the_start, run, str(shared)) == {0}
+    expected, found = (pl.read_csv(folder / "curves.csv") for folder in (alone, shared))
+    assert found["loss"].to_list() == pytest.approx(expected["loss"].to_list(), rel=1e-5)
+    assert found.drop("loss").equals(expected.drop("loss"))
+    first, second = (int((shared / f"held-{i}").read_text()) for i in range(2))
+    assert first > whole
+    assert second < 0.75 * whole  # a half, and what is on its way
+
+
+def test_what_is_saved_and_no_parameter_is_the_same_in_pieces(words: Path, tmp_path: Path) -> None:
+    """DeepSeek's routers have a bias that is a buffer."""
+    model = families.model("deepseek_v3")
+    biases = {name: torch.randn_like(b) for name, b in model.named_buffers() if "bias" in name}
+    assert biases.keys() <= model.state_dict().keys()
+    model.load_state_dict(biases, strict=False)
+    model.save_pretrained(tmp_path / "model")
+    run = settings("post-train", str(tmp_path / "model"), words)
+    run = replace(run, pruning=Pruning("depth", 0.2, calibration_windows=8))
+    go(run, str(tmp_path / "alone"))
+    assert children.launch("fsdp", go, run, str(tmp_path / "shared")) == {0}
+    expected, found = (pl.read_csv(tmp_path / f / "curves.csv") for f in ("alone", "shared"))
+    # Routing is discontinuous: what is trained differs more than in a dense model.
+    assert found["loss"].to_list() == pytest.approx(expected["loss"].to_list(), rel=1e-3)
+    assert found["loss"][0] == pytest.approx(expected["loss"][0], rel=1e-5)
+    saved, shared = (
+        load_model(str(tmp_path / f / run.name / "model")).state_dict() for f in ("alone", "shared")
+    )
+    kept = [name for name in saved if name.endswith("correction_bias")]
+    assert kept
+    assert all(torch.equal(saved[name], shared[name]) and saved[name].any() for name in kept)
 
 
 def command(words: Path, model: str, out: Path, *more: str) -> subprocess.CompletedProcess[str]:

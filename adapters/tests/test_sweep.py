@@ -191,9 +191,59 @@ def test_a_trunk_serves_several_budgets_and_its_states_go_when_they_are_done(
     assert flops["pretrain/a_dense_8.192K_s0"] < flops[trunk.label]
 
 
+def test_pruned_models_decay_at_several_budgets_from_one_run_each(
+    tmp_path: Path, text: str
+) -> None:
+    """Each as a run of its own would; the fits of both kinds and their controls are apart."""
+    head = text.split("[[pretrain]]")[0]
+    block = """
+    [[post-train]]
+    models = ["b"]
+    methods = ["2:4", "depth"]
+    rates = [0.3, 0.5]
+    lr = [1e-3, 3e-3]
+    tokens = [2048, 4096, 8192]
+    decay = 0.25
+    warmup = 0.0
+    calibration_windows = 8
+    evals = 4
+    """
+    path, out = written(tmp_path, head + block + "shared_trunk = true\n"), tmp_path / "out"
+    sweep = read_sweep(path, out)
+    trunks = [job for job in sweep.jobs if not job.needs]
+    assert len(trunks) == 2 * 4  # learning rates; the control, 2:4 and two depths
+    assert [len([job for job in sweep.jobs if job.needs == (t.folder,)]) for t in trunks] == [3] * 8
+    planned = call("run", "sweep", path, "--out", out, "--dry-run", "--json")
+    assert planned.exit_code == 0, planned.stderr
+    made = call("run", "sweep", path, "--out", out)
+    assert made.exit_code == 0, made.stderr
+    assert not list(out.glob("post-train/*/states"))
+    table = pl.read_csv(out / "post-train" / "curves.csv")
+    decayed = table.filter(pl.col("training") == "decay")
+    assert set(decayed["method"]) == {"none+decay", "2:4+decay", "depth+decay"}
+    assert set(table.filter(pl.col("training") == "plain")["method"]) == {"none", "2:4", "depth"}
+    ends = decayed.filter(pl.col("tokens") > 0)
+    assert ends["run"].is_unique().all()
+    assert sorted(ends["tokens"].unique()) == [2048, 4096, 8192]
+    assert ends.height == 3 * len(trunks)
+
+    # The same runs without trunks, on the same windows.
+    path, alone = written(tmp_path, head + block), tmp_path / "alone"
+    more = call("run", "sweep", path, "--out", alone, "--dry-run", "--json")
+    assert json.loads(planned.stdout)["flops"] < json.loads(more.stdout)["flops"]
+    assert call("run", "sweep", path, "--out", alone).exit_code == 0
+    assert pl.read_csv(alone / "post-train" / "curves.csv").equals(decayed)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
+        (
+            "tokens = [4096]",
+            "shared_trunk = true\nwarmup = 0.5\ntokens = [2048, 1e6]",
+            "pretrain 1: shared_trunk: the learning rate rises for",
+        ),
+        ("seeds = [1, 2]", "shared_trunk = true", "post-train 1: shared_trunk: for dense runs"),
         ("[text]", "[text", "sweep.toml: "),
         ("[text]\n", "[txt]\n", "top: txt: unknown; did you mean text?"),
         ("spec = ", "sec = ", "text: sec: unknown; did you mean spec?"),

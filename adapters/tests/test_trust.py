@@ -115,7 +115,7 @@ def test_killed_at_random_and_resumed_a_run_ends_with_the_same_files(
         for file in (tmp_path / "killed").rglob("curves.csv"):  # no half rows, at any moment
             table = file.read_text()
             assert table.endswith("\n")
-            assert {line.count(",") for line in table.splitlines()} == {17}
+            assert {line.count(",") for line in table.splitlines()} == {18}
     assert endings[0] == -signal.SIGKILL
     assert set(endings) == {0, -signal.SIGKILL}
     for name in ("curves.csv", "curves.meta.json"):

@@ -3,7 +3,8 @@
 The P² law has the loss fall towards base_loss, L₀, the loss of the model before pruning. That
 wants a base that more training does not change. Its control says whether it does: the run with
 ``pruning_rate`` = 0 of the same model (``family``, ``params``, and ``base_loss`` to a thousandth,
-for it may be measured anew), distilled from the same ``teacher`` if any, and ``seed``.
+for it may be measured anew) that was trained in the same way: ``teacher``, ``training`` and
+``learning_rate`` (to four digits, as logs have it), where there are any, and ``seed``.
 """
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ import polars as pl
 #: A control that moves by more than this share of the smallest excess breaks the law's premise.
 SHARE = 0.1
 
-_BASE = pl.col("base_loss").round(3).alias("_base")
-_MODEL = ("family", "params", "teacher", "_base")
+_MODEL = ("family", "params", "teacher", "training", "_base", "_rate")
 
 
 def subtract_control(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
@@ -28,7 +28,7 @@ def subtract_control(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     Returns:
         The frame, and the pruned runs that have rows without a control, which are as they were.
     """
-    frame = frame.with_columns(_BASE)
+    frame = _keyed(frame)
     keys = [c for c in (*_MODEL, "seed", "tokens") if c in frame.columns]
     drift = (
         _controls(frame)
@@ -39,7 +39,9 @@ def subtract_control(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     wanting = (pl.col("pruning_rate") > 0) & (pl.col("tokens") > 0) & pl.col("_drift").is_null()
     without = joined.filter(wanting)["run"].unique(maintain_order=True).to_list()
     here = pl.when(pl.col("tokens") > 0).then(pl.col("_drift")).otherwise(0.0).fill_null(0.0)
-    return joined.with_columns(pl.col("loss") - here).drop("_drift", "_base"), without
+    return joined.with_columns(pl.col("loss") - here).drop(
+        "_drift", "_base", "_rate", strict=False
+    ), without
 
 
 def control_drift(pruned: pl.DataFrame, frame: pl.DataFrame) -> dict[str, float] | None:
@@ -50,7 +52,7 @@ def control_drift(pruned: pl.DataFrame, frame: pl.DataFrame) -> dict[str, float]
         smallest excess over base_loss at the end of a pruned run, in nats per token; None without
         a control.
     """
-    frame, here = frame.with_columns(_BASE), pruned.with_columns(_BASE)
+    frame, here = _keyed(frame), _keyed(pruned)
     models = [c for c in _MODEL if c in frame.columns]
     controls = (
         _controls(frame)
@@ -76,6 +78,13 @@ def drift_warning(control: Mapping[str, Any]) -> str | None:
         f"the smallest excess over base_loss is {smallest:.2g}. The law takes base_loss for "
         "settled: --subtract-control takes the movement off, or leave these runs out"
     )
+
+
+def _keyed(frame: pl.DataFrame) -> pl.DataFrame:
+    keys = [pl.col("base_loss").round(3).alias("_base")]
+    if "learning_rate" in frame.columns:
+        keys.append(pl.col("learning_rate").round_sig_figs(4).alias("_rate"))
+    return frame.with_columns(keys)
 
 
 def _controls(frame: pl.DataFrame) -> pl.DataFrame:

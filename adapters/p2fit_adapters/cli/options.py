@@ -107,6 +107,13 @@ other_options = together(
     ),
     click.option("--weight-decay", type=float, default=0.1, show_default=True, help="Of AdamW."),
     click.option(
+        "--moment-bits",
+        type=click.Choice([32, 8]),
+        default=32,
+        show_default=True,
+        help="Of AdamW's moments: 8 takes a quarter of their memory (extra adam8).",
+    ),
+    click.option(
         "--seed",
         type=click.IntRange(min=0),
         default=0,

@@ -165,7 +165,12 @@ def post_train(
     taught = distillations(teachers, distil_weight, teacher_top_k)
     if plan:
         _show_plan(
-            _planned(options, methods, taught), gpus, gpu_memory, gpu_peak, peak_share, as_json
+            _planned(options, methods, rates, taught),
+            gpus,
+            gpu_memory,
+            gpu_peak,
+            peak_share,
+            as_json,
         )
         return
     from p2fit_adapters.post_training import post_train_each
@@ -188,14 +193,18 @@ def post_train(
     )
 
 
-def _planned(options: dict[str, Any], methods: Any, taught: Any) -> Any:
+def _planned(options: dict[str, Any], methods: Any, rates: Any, taught: Any) -> Any:
     """The run that needs most of those of a command."""
     from p2fit_adapters.pruning import Pruning
 
     teachers = [one for one in taught if one]
     if len(teachers) > 1:
         raise click.UsageError("--plan is for one --teacher")
-    prunings = [Pruning(name) for name in methods if name not in ("depth", "width")]
+    prunings = [
+        Pruning(name, max(rates, default=None) if name in ("depth", "width") else None)
+        for name in methods
+    ]
+    prunings.sort(key=lambda one: (one.method == "none", one.is_structured))
     return replace(
         _post_training(options),
         pruning=prunings[0] if prunings else Pruning(),
@@ -219,7 +228,9 @@ def _show_plan(
         parts = {name: size for name, size in asdict(shown.memory).items() if size}
         for name, size in [*parts.items(), ("together", shown.memory.total)]:
             click.echo(f"{name:>12}  {short_count(size)}")
-        click.echo(f"{'at the start':>12}  {short_count(shown.loading)}, the whole model in fp32")
+        click.echo(f"{'at the start':>12}  {short_count(shown.loading)}")
+        loads = "the first process" if shown.how == "FSDP" else "each process"
+        click.echo(f"{'not on a GPU':>12}  {short_count(shown.host)}, in {loads}, for a moment")
         click.echo(f"bytes of each process: {shown.how}, --batch-size {shown.batch_size}")
         if best:
             click.echo(f"{duration(best.seconds)} of training at {share:.0%} of the peak")
