@@ -1,4 +1,4 @@
-"""Refits on resamples of real data: p2fit beside its peer, SciPy's BFGS and JAX."""
+"""Refits on resamples of real data: p2fit beside its peer and SciPy's BFGS, by NumPy and by JAX."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib.util
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,11 @@ from peers import CSV, DELTA, as_peer
 from scipy.optimize import minimize
 
 import p2fit
+from p2fit import extras
 from p2fit.curves.choosing import datasets
+from p2fit.solver import refits
+from p2fit.solver.compiled import refitting
+from p2fit.solver.refits import Refits
 from p2fit.solver.solving import Solved, solve_dataset
 from p2fit.uncertainty.bootstrap import bootstrap, draw_weights
 
@@ -114,7 +118,7 @@ def in_process(data: pl.DataFrame) -> tuple[list[Row], list[Row]]:
     frame = solved.frame
     size, tokens, loss = (frame[c].to_numpy() for c in ("params", "tokens", "loss"))
     optimum = _as_theirs(solved, solved.solution.z[None])[0]
-    weights = _weights(solved, FEW)
+    weights = _weights(solved, range(FEW))
     drawn = [np.repeat(np.arange(len(loss)), w.astype(int)) for w in weights]
 
     # The replication's objective, with autograd's numpy and gradient as in its notebook.
@@ -170,10 +174,10 @@ def _micro(seconds: float) -> str:
     return f"{1e6 * seconds:,.0f} µs"
 
 
-def _weights(solved: Solved, count: int) -> Array:
-    """How often each row is drawn, shape (count, n): p2fit's own resamples."""
+def _weights(solved: Solved, numbers: Iterable[int]) -> Array:
+    """How often each row is drawn, shape (draws, n): p2fit's own resamples."""
     groups = int(solved.clusters[-1]) + 1
-    drawn = np.stack([draw_weights(0, b, groups, "runs") for b in range(count)])
+    drawn = np.stack([draw_weights(0, int(b), groups, "runs") for b in numbers])
     spread: Array = drawn[:, solved.clusters]
     return spread
 
@@ -222,8 +226,8 @@ def _objectives(x: Array, drawn: list[Indices], size: Array, tokens: Array, loss
 
 
 def beside_jax(law: str = "chinchilla") -> str:
-    """The same refits by batches of NumPy and by JAX, for several rows by resamples."""
-    from jax_refit import compiled
+    """The same refits by p2fit's two engines, for several rows by resamples."""
+    from jax.experimental.compilation_cache import compilation_cache
 
     rows: list[Row] = []
     imports = {
@@ -234,44 +238,54 @@ def beside_jax(law: str = "chinchilla") -> str:
     importing = loading["jax"] - loading["numpy"]
     for n, count in SHAPES:
         print(f"  NumPy and JAX, {n} rows, {count} resamples", flush=True)
-        solved = solve_dataset(datasets(simulated(n), law)[0])
-        start = time.perf_counter()
-        refit = compiled(solved.problem, solved.solution.z, count)
-        compiling = time.perf_counter() - start
-        value: dict[str, Array] = {}
-
-        def by_numpy(solved: Solved, count: int, value: dict[str, Array]) -> None:
-            value["numpy"] = _draws(solved, count).value
-
-        def by_jax(solved: Solved, count: int, value: dict[str, Array], refit: Any) -> None:
-            value["jax"] = refit(_weights(solved, count))
-
-        seconds = medians(
-            {
-                "numpy": timed(partial(by_numpy, solved, count, value)),
-                "jax": timed(partial(by_jax, solved, count, value, refit)),
-            },
-            JAX_ROUNDS,
-        )
-        excess = value["jax"] / value["numpy"] - 1
-        saved = (seconds["numpy"] - seconds["jax"]) / count
-        paid = f"{(importing + compiling) / saved:,.0f} resamples" if saved > 0 else "never"
-        rows.append(
-            (
-                f"{n:,} × {count:,}",
-                duration(seconds["numpy"]),
-                duration(seconds["jax"]),
-                times(seconds["jax"] / seconds["numpy"]),
-                duration(importing),
-                duration(compiling),
-                paid,
-                f"{excess.min():.0e} to {excess.max():.0e}",
-            )
-        )
+        with tempfile.TemporaryDirectory() as folder:
+            extras.jax().config.update("jax_compilation_cache_dir", folder)
+            compilation_cache.reset_cache()
+            rows.append(_engines(solve_dataset(datasets(simulated(n), law)[0]), count, importing))
     header = ("rows × resamples", "NumPy, one core", "JAX, all cores", "JAX, of NumPy's",
-              "importing JAX", "compiling", "earned back from", "JAX's objective above NumPy's",
+              "of its processor time", "importing JAX", "compiling", "compiled before",
+              "earned back from", "objectives apart",
               )  # fmt: skip
     return table(header, rows)
+
+
+def _engines(solved: Solved, count: int, importing: float) -> Row:
+    problem, value, used = solved.problem, {}, {}
+    size = max(1, refits._COMPILED // len(problem.y))
+    new, again = (timed(partial(refitting, problem, size))() for _ in range(2))
+
+    def refit(engine: str, many: Refits) -> None:
+        refits.PAYS = 0.0 if engine == "jax" else np.inf
+        start = time.process_time()
+        value[engine] = many(
+            count,
+            lambda numbers: {"weights": _weights(solved, numbers)},
+            damping=0.02,
+        ).value
+        used.setdefault(engine, []).append(time.process_time() - start)
+
+    actions = {}
+    for engine in ("numpy", "jax"):
+        many = Refits(problem, solved.solution.z)
+        refit(engine, many)  # compiles
+        actions[engine] = timed(partial(refit, engine, many))
+        used[engine].clear()
+    seconds = medians(actions, JAX_ROUNDS)
+    processor = {engine: float(np.median(taken)) for engine, taken in used.items()}
+    saved = (seconds["numpy"] - seconds["jax"]) / count
+    apart = np.abs(value["jax"] / value["numpy"] - 1).max()
+    return (
+        f"{len(problem.y):,} × {count:,}",
+        duration(seconds["numpy"]),
+        duration(seconds["jax"]),
+        times(seconds["jax"] / seconds["numpy"]),
+        times(processor["jax"] / processor["numpy"]),
+        duration(importing),
+        duration(new),
+        duration(again),
+        f"{(importing + new) / saved:,.0f} resamples" if saved > 0 else "never",
+        f"{apart:.0e}",
+    )
 
 
 def simulated(n: int) -> pl.DataFrame:

@@ -201,6 +201,7 @@ def _account(problem: Problem, draws: Draws) -> dict[str, Any]:
         "failed": int(np.count_nonzero(draws.converged == 0)),
         "lost_level": draws.lost,
         "at_bound": at,
+        **({} if draws.engine == "numpy" else {"engine": draws.engine}),
     }
 
 

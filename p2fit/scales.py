@@ -17,9 +17,12 @@ _STEEP = float(1 / np.sqrt(EDGE * (1 - EDGE)))
 
 
 class Linear:
-    """The value itself."""
+    """The value itself.
 
-    def to(self, value: Any) -> Array:
+    ``xp`` is NumPy, or another library with its functions, of which the arrays are then.
+    """
+
+    def to(self, value: Any, xp: Any = np) -> Array:
         """Values on the scale."""
         found: Array = value
         return found
@@ -29,23 +32,24 @@ class Linear:
         found: Array = place
         return found
 
-    def slope(self, value: Any) -> Array:
+    def slope(self, value: Any, xp: Any = np) -> Array:
         """Derivative of the scale by the value."""
-        return np.ones_like(value, float)
-
-    def miss(self, fitted: Any, observed: Any) -> Array:
-        """Residuals: fitted minus observed."""
-        found: Array = self.to(fitted) - self.to(observed)
+        found: Array = xp.ones_like(value, float)
         return found
 
-    def curve(self, inside: Array, psi: Array, fitted: Array) -> Array:
+    def miss(self, fitted: Any, observed: Any, xp: Any = np) -> Array:
+        """Residuals: fitted minus observed."""
+        return self.to(fitted, xp) - self.to(observed, xp)
+
+    def curve(self, inside: Any, psi: Any, fitted: Any, xp: Any = np) -> Array:
         """Weights of the squared slopes of the residuals in the Hessian of the objective.
 
         Args:
             inside: second derivative of the loss function by the residual.
             psi: its first derivative; it weighs the bend of the scale.
         """
-        return inside
+        found: Array = inside
+        return found
 
     def typical(self, value: Array) -> float:
         """A size of the differences that count: of the values, or 1 where there is a unit."""
@@ -55,24 +59,25 @@ class Linear:
 class Log(Linear):
     """The log of what is above 0."""
 
-    def to(self, value: Any) -> Array:
-        found: Array = np.log(value)
+    def to(self, value: Any, xp: Any = np) -> Array:
+        found: Array = xp.log(value)
         return found
 
     def back(self, place: Any) -> Array:
         found: Array = np.exp(place)
         return found
 
-    def slope(self, value: Any) -> Array:
-        found: Array = np.divide(1.0, value)
+    def slope(self, value: Any, xp: Any = np) -> Array:
+        found: Array = xp.divide(1.0, value)
         return found
 
-    def miss(self, fitted: Any, observed: Any) -> Array:
-        found: Array = np.log(fitted / observed)
+    def miss(self, fitted: Any, observed: Any, xp: Any = np) -> Array:
+        found: Array = xp.log(fitted / observed)
         return found
 
-    def curve(self, inside: Array, psi: Array, fitted: Array) -> Array:
-        return inside - psi
+    def curve(self, inside: Any, psi: Any, fitted: Any, xp: Any = np) -> Array:
+        found: Array = inside - psi
+        return found
 
     def typical(self, value: Array) -> float:
         return 1.0
@@ -86,9 +91,9 @@ class Arcsine(Linear):
     that rule; so within ``EDGE`` of them it goes on as a straight line. All values have a place.
     """
 
-    def to(self, value: Any) -> Array:
-        inside = np.clip(value, EDGE, 1 - EDGE)
-        found: Array = 2 * np.arcsin(np.sqrt(inside)) + (value - inside) * _STEEP
+    def to(self, value: Any, xp: Any = np) -> Array:
+        inside = xp.clip(value, EDGE, 1 - EDGE)
+        found: Array = 2 * xp.arcsin(xp.sqrt(inside)) + (value - inside) * _STEEP
         return found
 
     def back(self, place: Any) -> Array:
@@ -96,14 +101,14 @@ class Arcsine(Linear):
         found: Array = np.sin(inside / 2) ** 2 + (place - inside) / _STEEP
         return found
 
-    def slope(self, value: Any) -> Array:
-        inside = np.clip(value, EDGE, 1 - EDGE)
-        found: Array = 1 / np.sqrt(inside * (1 - inside))
+    def slope(self, value: Any, xp: Any = np) -> Array:
+        inside = xp.clip(value, EDGE, 1 - EDGE)
+        found: Array = 1 / xp.sqrt(inside * (1 - inside))
         return found
 
-    def curve(self, inside: Array, psi: Array, fitted: Array) -> Array:
-        bend = (0.5 - fitted) * self.slope(fitted)
-        bent: Array = inside - psi * np.where((fitted > EDGE) & (fitted < 1 - EDGE), bend, 0.0)
+    def curve(self, inside: Any, psi: Any, fitted: Any, xp: Any = np) -> Array:
+        bend = (0.5 - fitted) * self.slope(fitted, xp)
+        bent: Array = inside - psi * xp.where((fitted > EDGE) & (fitted < 1 - EDGE), bend, 0.0)
         return bent
 
     def typical(self, value: Array) -> float:

@@ -12,6 +12,7 @@ import pytest
 import p2fit
 from p2fit.fit import to_json
 from p2fit.laws.table import LAWS
+from p2fit.solver import refits
 from p2fit.solver.build import build
 from p2fit.solver.search import solve
 from p2fit.uncertainty import bootstrap
@@ -41,7 +42,7 @@ def test_resamples_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -
     table = simulate.p2(seed=1)
     for resample in ("wild", "runs"):
         whole = p2fit.fit(table, bootstrap=64, resample=resample, seed=3).bootstrap
-        monkeypatch.setattr(bootstrap, "_CELLS", 1000)
+        monkeypatch.setattr(refits, "_CELLS", 1000)
         parts = p2fit.fit(table, bootstrap=64, resample=resample, seed=3).bootstrap
         monkeypatch.undo()
         first = p2fit.fit(table, bootstrap=50, resample=resample, seed=3).bootstrap

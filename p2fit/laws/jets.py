@@ -81,42 +81,60 @@ class Jet:
     __rmul__ = __mul__
 
 
-def divide(a: Any, b: Any) -> Any:
-    """a / b."""
-    if not isinstance(b, Jet):
-        return a * np.divide(1.0, b) if isinstance(a, Jet) else np.divide(a, b)
-    inverse = np.divide(1.0, b.value)
-    square = inverse * inverse
-    return _chain(b, inverse, -square, 2 * square * inverse) * a
+class Functions:
+    """exp, log, divide and power, of arrays of one library and of jets of them."""
+
+    def __init__(self, library: Any) -> None:
+        """
+        Args:
+            library: NumPy, or what has these functions by the same names.
+        """
+        self.library = library
+
+    def divide(self, a: Any, b: Any) -> Any:
+        """a / b."""
+        xp = self.library
+        if not isinstance(b, Jet):
+            return a * xp.divide(1.0, b) if isinstance(a, Jet) else xp.divide(a, b)
+        inverse = xp.divide(1.0, b.value)
+        square = inverse * inverse
+        return _chain(b, inverse, -square, 2 * square * inverse) * a
+
+    def power(self, a: Any, b: Any) -> Any:
+        """a ^ b."""
+        xp = self.library
+        if isinstance(a, Jet) and isinstance(b, Jet):
+            return self.exp(b * self.log(a))
+        if isinstance(a, Jet):
+            value, below = xp.power(a.value, b), xp.power(a.value, b - 1)
+            return _chain(a, value, b * below, b * (b - 1) * xp.power(a.value, b - 2))
+        if isinstance(b, Jet):
+            value, size = xp.power(a, b.value), xp.log(a)
+            return _chain(b, value, value * size, value * size * size)
+        return xp.power(a, b)
+
+    def exp(self, a: Any) -> Any:
+        """The exponential."""
+        if not isinstance(a, Jet):
+            return self.library.exp(a)
+        value = self.library.exp(a.value)
+        return _chain(a, value, value, value)
+
+    def log(self, a: Any) -> Any:
+        """The natural logarithm."""
+        if not isinstance(a, Jet):
+            return self.library.log(a)
+        inverse = self.library.divide(1.0, a.value)
+        return _chain(a, self.library.log(a.value), inverse, -inverse * inverse)
 
 
-def power(a: Any, b: Any) -> Any:
-    """a ^ b."""
-    if isinstance(a, Jet) and isinstance(b, Jet):
-        return exp(b * log(a))
-    if isinstance(a, Jet):
-        value, below = np.power(a.value, b), np.power(a.value, b - 1)
-        return _chain(a, value, b * below, b * (b - 1) * np.power(a.value, b - 2))
-    if isinstance(b, Jet):
-        value, size = np.power(a, b.value), np.log(a)
-        return _chain(b, value, value * size, value * size * size)
-    return np.power(a, b)
+NUMPY = Functions(np)
+divide, power, exp, log = NUMPY.divide, NUMPY.power, NUMPY.exp, NUMPY.log
 
 
-def exp(a: Any) -> Any:
-    """The exponential."""
-    if not isinstance(a, Jet):
-        return np.exp(a)
-    value = np.exp(a.value)
-    return _chain(a, value, value, value)
-
-
-def log(a: Any) -> Any:
-    """The natural logarithm."""
-    if not isinstance(a, Jet):
-        return np.log(a)
-    inverse = np.divide(1.0, a.value)
-    return _chain(a, np.log(a.value), inverse, -inverse * inverse)
+def variables(z: Any) -> list[Jet]:
+    """The columns of z, (B, p), as variables, (B, 1) each."""
+    return [Jet(z[:, i, None], {i: ONE}, {}) for i in range(z.shape[1])]
 
 
 def _chain(inner: Jet, value: Any, slope: Any, curve: Any) -> Jet:

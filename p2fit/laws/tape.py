@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Collection, Mapping
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -45,16 +44,14 @@ class Tape:
             if kind == "known"
         }
 
-    def run(
-        self, known: Mapping[int, Any], parameters: Mapping[str, Any], module: ModuleType
-    ) -> Any:
+    def run(self, known: Mapping[int, Any], parameters: Mapping[str, Any], functions: Any) -> Any:
         """The formula's value.
 
         Args:
             known: what :meth:`known` gave.
             parameters: a value for every parameter.
-            module: where ``exp``, ``log``, ``divide`` and ``power`` are for such values: NumPy, or
-                :mod:`p2fit.laws.jets`.
+            functions: has ``exp``, ``log``, ``divide`` and ``power`` for such values: NumPy, or
+                :class:`p2fit.laws.jets.Functions`.
         """
         done: list[Any] = []
         for at, (kind, given) in enumerate(self.steps):
@@ -74,9 +71,9 @@ class Tape:
                 case "raise":
                     base, log, power = (done[i] for i in given)
                     usable = log is not None and np.isfinite(log).all()
-                    value = module.exp(power * log) if usable else module.power(base, power)
+                    value = functions.exp(power * log) if usable else functions.power(base, power)
                 case _:
-                    value = getattr(module, kind)(*(done[i] for i in given))
+                    value = getattr(functions, kind)(*(done[i] for i in given))
             done.append(value)
         return done[-1]
 

@@ -186,7 +186,8 @@ def _facts(fit: Fit) -> Iterator[tuple[str, str]]:
     if fit.bootstrap is not None:
         b = fit.bootstrap
         kind = {"wild": "wild cluster bootstrap", "runs": "bootstrap of runs"}[b["resample"]]
-        yield "intervals", f"{kind}, {b['count']} draws over {fit.covariance['clusters']}"  # type: ignore[index]
+        by = ", refitted by JAX" if "engine" in b else ""
+        yield "intervals", f"{kind}, {b['count']} draws over {fit.covariance['clusters']}{by}"  # type: ignore[index]
         faults = [f"{n} at a bound in {c}" for n, c in b["at_bound"].items()]
         faults += [f"{b['failed']} not converged"] if b["failed"] else []
         faults += [f"{b['lost_level']} lost a level of an input"] if b["lost_level"] else []

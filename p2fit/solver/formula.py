@@ -13,9 +13,8 @@ import numpy as np
 
 from p2fit.arrays import Array, Index
 from p2fit.errors import LawError
-from p2fit.laws import jets
 from p2fit.laws.expression import evaluate, names_in, path_to, paths_to
-from p2fit.laws.jets import ONE, Jet, exp
+from p2fit.laws.jets import NUMPY, ONE, Functions, Jet, variables
 from p2fit.laws.law import Law
 from p2fit.scales import Residual
 from p2fit.solver.problem import Derivatives, Problem
@@ -118,7 +117,7 @@ class Formula(Problem):
                 found[name] = Jet(zero, {i: sizes[:, i, None]})
             for i, name in enumerate(self.law.signed, k):
                 found[name] = Jet(zero, {i: ONE})
-            out = self.law.tape.run(self.known, found, jets)
+            out = self.law.tape.run(self.known, found, NUMPY)
         each = np.zeros((len(theta), len(self.linear), n))
         if not isinstance(out, Jet):
             return np.broadcast_to(out, (len(theta), n)), each
@@ -128,7 +127,7 @@ class Formula(Problem):
 
     def derivatives(self, z: Array) -> Derivatives:
         shape = (len(z), *z.shape[1:], len(self.y))
-        out = self._jet(z)
+        out = self.jet(z)
         jac = np.zeros(shape)
         for i, slope in out.first.items():
             jac[:, i] = slope
@@ -191,20 +190,20 @@ class Formula(Problem):
         places: Array = np.random.default_rng(seed).random(q) + np.outer(np.arange(count), steps)
         return places % 1
 
-    def _jet(self, z: Array) -> Jet:
+    def jet(self, z: Any, functions: Functions = NUMPY) -> Jet:
         k = self.coefficients
-        variables = [Jet(z[:, i, None], {i: ONE}, {}) for i in range(z.shape[1])]
+        own = variables(z)
         found: dict[str, Any] = {
-            e: exp(v) if log else v
-            for e, v, log in zip(self.law.exponents, variables[k:], self.logged)
+            e: functions.exp(v) if log else v
+            for e, v, log in zip(self.law.exponents, own[k:], self.logged)
         }
         for i, name in enumerate(self.law.coefficients):
             shift: Any = -self.centre[i, 0]
-            for theta, slope in zip(variables[k:], self.centre[i, 1:]):
+            for theta, slope in zip(own[k:], self.centre[i, 1:]):
                 shift = theta * -slope + shift if slope else shift
-            found[name] = variables[i] * exp(shift)
+            found[name] = own[i] * functions.exp(shift)
         with np.errstate(all="ignore"):
-            out: Jet = self.law.tape.run(self.known, found, jets)
+            out: Jet = self.law.tape.run(self.known, found, functions)
         return out
 
 
@@ -280,7 +279,7 @@ def _centre(problem: Formula, middle: Array) -> Array:
     powers = [
         problem.logged[i] or e in problem.law.powers for i, e in enumerate(problem.law.exponents)
     ]
-    out = problem._jet(np.concatenate([np.ones(k), middle[k:]])[None])
+    out = problem.jet(np.concatenate([np.ones(k), middle[k:]])[None])
     centre = np.zeros((k, 1 + q))
     with np.errstate(all="ignore"):
         for i in range(k):

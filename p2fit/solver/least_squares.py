@@ -155,6 +155,13 @@ class Minimum:
     """Objective, shape (B,)."""
     converged: Array
     """Whether the last step promised less than 1e-7 of the objective, shape (B,)."""
+    tried: Array
+    """At how many points the objective was evaluated, shape (B,)."""
+
+    @staticmethod
+    def joined(*parts: Minimum) -> Minimum:
+        """All of them, one after the other."""
+        return Minimum(*map(np.concatenate, zip(*(vars(part).values() for part in parts))))
 
 
 def minimise(
@@ -197,6 +204,7 @@ def _minimise(
     damping = np.full(batch, first)
     converged = np.zeros(batch, bool)
     active = np.flatnonzero(np.isfinite(point.value))
+    tried = np.ones(batch, int)
     for count in range(iterations):
         if not len(active):
             break
@@ -215,6 +223,7 @@ def _minimise(
         done |= ~gradient.any(axis=1)
         trial = np.clip(x + step, problem.lower, problem.upper)
         new = evaluate(problem, trial, ridge, rows.take(active))
+        tried[active] += 1
         better = (decrease > 0) & (new.value <= now.value)
         # Trust grows where the quadratic model was good, and shrinks where it was not.
         moved = step * np.matmul(now.bound, step[:, :, None])[:, :, 0]
@@ -223,6 +232,7 @@ def _minimise(
         if count >= after and len(problem.linear):
             over = np.flatnonzero(~better | (now.value - new.value < share * promised))
             if len(over):
+                tried[active[over]] += 1
                 _project(problem, trial, new, over, ridge, rows.take(active[over]))
                 better = (decrease > 0) & (new.value <= now.value)
         where = active[better]
@@ -235,7 +245,7 @@ def _minimise(
         stuck = damping[active] > 1e10
         converged[active] = done | (np.abs(decrease) <= 1e-7 * (now.value + floor))
         active = active[~(done | stuck)]
-    return Minimum(z, point.value, converged)
+    return Minimum(z, point.value, converged, tried)
 
 
 def _project(

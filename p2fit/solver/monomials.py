@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from p2fit.errors import LawError
 from p2fit.laws.expression import evaluate
 from p2fit.laws.law import Law
 from p2fit.solver.problem import Derivatives, Problem
+
+if TYPE_CHECKING:
+    from p2fit.laws.jets import Functions, Jet
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +144,20 @@ class Monomials(Problem):
             return found
 
         return Derivatives(self.offset + sizes.sum(axis=1), jac, second)
+
+    def jet(self, z: Any, functions: Functions) -> Jet:
+        from p2fit.laws.jets import variables
+
+        k, own = self.coefficients, variables(z)
+        total: Any = self.offset
+        for m, g in enumerate(self.group):
+            power = self.constant[m] @ self.logs
+            for theta, slope in zip(own[k:], self.slope[m]):
+                power = theta * (slope @ self.logs) + power if slope.any() else power
+            size = functions.exp(power) * self.sign[m]
+            total = (own[g] * size if g >= 0 else size) + total
+        found: Jet = total
+        return found
 
     def _terms(self, z: Array) -> tuple[Array, Array]:
         """phi (without coefficient) and term sizes, each (B, terms, n)."""

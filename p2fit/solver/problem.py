@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from p2fit.arrays import Array, Index
 from p2fit.laws.law import Law
 from p2fit.scales import SCALES, Linear, Residual
 from p2fit.solver.effects import Effects
+
+if TYPE_CHECKING:
+    from p2fit.laws.jets import Functions, Jet
 
 #: Root mean square residual below which a fit is called exact: rounding, not data.
 EXACT = 1e-12
@@ -158,6 +161,10 @@ class Problem:
 
     def derivatives(self, z: Array) -> Derivatives:
         """Fitted losses and their derivatives at z of shape (B, p)."""
+        raise NotImplementedError
+
+    def jet(self, z: Any, functions: Functions) -> Jet:
+        """The same as a jet of arrays of any library, that broadcast to (B, n)."""
         raise NotImplementedError
 
     def jacobian(self, z: Array) -> tuple[Array, Array]:

@@ -204,16 +204,8 @@ def _rounds(problem: Problem, grid: Problem, starts: Array, seed: int) -> Minimu
             break
         beside = elsewhere(cast("Formula", grid), found.z[np.argmin(found.value)], seed + again)
         more = np.concatenate([find_starts(grid, None, _STARTS, seed + again), beside])
-        found = _joined(found, _led(problem, _distinct(problem, more)))
+        found = Minimum.joined(found, _led(problem, _distinct(problem, more)))
     return found
-
-
-def _joined(first: Minimum, second: Minimum) -> Minimum:
-    return Minimum(
-        np.concatenate([first.z, second.z]),
-        np.concatenate([first.value, second.value]),
-        np.concatenate([first.converged, second.converged]),
-    )
 
 
 def _special(problem: Formula, seed: int) -> Array:
@@ -272,6 +264,7 @@ def _entered(problem: Problem, found: Minimum, seed: int) -> Minimum:
         np.where(same[:, None], led.z[top], found.z),
         np.where(same, led.value[top], found.value),
         np.where(same, led.converged[top], found.converged),
+        found.tried,
     )
 
 

@@ -1,4 +1,4 @@
-"""Thousands of refits on resampled curves, through the solver's batched kernel.
+"""Thousands of refits on resampled curves.
 
 Where runs have several rows, a wild cluster bootstrap (Cameron, Gelbach & Miller 2008): every
 run's residuals are multiplied by one random weight and put back on the fitted curve, so that no
@@ -14,7 +14,7 @@ tell little of their own scatter.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -22,8 +22,9 @@ from typing import Any, Literal
 import numpy as np
 
 from p2fit.arrays import Array, Index
-from p2fit.solver.least_squares import minimise, residuals
+from p2fit.solver.least_squares import residuals
 from p2fit.solver.problem import Problem
+from p2fit.solver.refits import Refits
 from p2fit.uncertainty.jackknife import FAR, t_quantile
 
 Resample = Literal["wild", "runs"]
@@ -35,8 +36,6 @@ WEBB = np.sqrt([0.5, 1.0, 1.5])
 NORMAL = 1.959963984540054
 #: Share of the draws beyond each end of a 95 % interval.
 TAIL = 0.025
-
-_CELLS = 1 << 13  # draws x rows refitted at once: what fits into the cache is fastest
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,8 @@ class Draws:
     """Draws that lost a level (a size, a rate) of an input with few of them; 0 if wild."""
     few: float
     """How much further from the estimate than the percentiles the ends of an interval are."""
+    engine: Literal["numpy", "jax"]
+    """What did the refits."""
 
     @cached_property
     def natural(self) -> dict[str, Array]:
@@ -131,53 +132,53 @@ def bootstrap(
         progress: called with the number of draws done and in all.
     """
     groups = int(clusters[-1]) + 1
-    n = len(problem.y)
     fitted, scale = problem.loss(z[None])[0], problem.scale
-    pull = _left_out(problem, z, clusters) if resample == "wild" else np.zeros(n)
-    found_z, found_value = np.empty((count, len(z))), np.empty(count)
-    converged, lost = np.empty(count, bool), 0
-    for part in _batches(count, n):
-        weights = np.stack(
-            [draw_weights(seed, b, groups, resample) for b in range(part.start, part.stop)]
-        )
+    wild = resample == "wild"
+    refits = Refits(problem, z)
+    pull = _left_out(refits, clusters) if wild else np.zeros(len(problem.y))
+    lost = np.zeros(count, bool)
+
+    def drawn(numbers: Index) -> dict[str, Array]:
+        weights = np.stack([draw_weights(seed, int(b), groups, resample) for b in numbers])
         rows = weights[:, clusters]
-        if resample == "wild":
+        if wild:
             moved = scale.back(scale.to(fitted) + rows * pull)
             least = 1e-12 if problem.residual == "log" else -math.inf
-            data: dict[str, Any] = {"y": np.maximum(moved, least)}
-        else:
-            data = {"weights": rows * problem.weights}
-            lost += sum(_loses(rows, levels or []))
-        found = minimise(problem, np.repeat(z[None], len(weights), axis=0), **data, damping=0.02)
-        found_z[part], found_value[part] = found.z, found.value
-        converged[part] = found.converged
-        if progress is not None:
-            progress(part.stop, count)
+            return {"y": np.maximum(moved, least)}
+        lost[numbers] = _loses(rows, levels or [])
+        return {"weights": rows * problem.weights}
+
+    found = refits(count, drawn, damping=0.02, progress=progress)
     few = t_quantile(0.975, groups - 1) / NORMAL
-    if resample == "runs":
+    if not wild:
         few *= math.sqrt(groups / (groups - 1))
-    return Draws(problem, z, found_z, found_value, converged, resample, lost, few)
+    return Draws(
+        problem=problem,
+        centre=z,
+        z=found.z,
+        value=found.value,
+        converged=found.converged,
+        resample=resample,
+        lost=int(lost.sum()),
+        few=few,
+        engine=refits.engine,
+    )
 
 
-def _left_out(problem: Problem, z: Array, clusters: Index) -> Array:
+def _left_out(refits: Refits, clusters: Index) -> Array:
     """Observed minus predicted (on the residuals' scale) for each run by a fit without it, (n,)."""
-    groups = int(clusters[-1]) + 1
-    found = np.empty(len(problem.y))
-    for part in _batches(groups, len(problem.y)):
-        without = np.arange(part.start, part.stop)
-        weights = problem.weights * (clusters != without[:, None])
-        refitted = minimise(problem, np.repeat(z[None], len(without), axis=0), weights=weights).z
-        for g, own in zip(without, refitted):
-            rows = np.flatnonzero(clusters == g)
-            found[rows] = -residuals(problem.rows(rows), own)
+    problem, groups = refits.problem, int(clusters[-1]) + 1
+
+    def without(numbers: Index) -> dict[str, Array]:
+        return {"weights": problem.weights * (clusters != numbers[:, None])}
+
+    refitted, found = refits(groups, without).z, np.empty(len(problem.y))
+    for g, own in enumerate(refitted):
+        rows = np.flatnonzero(clusters == g)
+        found[rows] = -residuals(problem.rows(rows), own)
     # With a centred mean of squares the variance is the jackknife's.
     scaled: Array = found * math.sqrt((groups - 1) / groups)
     return scaled
-
-
-def _batches(count: int, n: int) -> Iterator[slice]:
-    step = max(1, _CELLS // n)
-    return (slice(i, min(i + step, count)) for i in range(0, count, step))
 
 
 def draw_weights(seed: int, number: int, groups: int, resample: Resample) -> Array:
@@ -188,10 +189,10 @@ def draw_weights(seed: int, number: int, groups: int, resample: Resample) -> Arr
     return np.bincount(rng.integers(0, groups, groups), minlength=groups).astype(float)
 
 
-def _loses(rows: Array, levels: list[Index]) -> list[bool]:
+def _loses(rows: Array, levels: list[Index]) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """For each draw, whether some level of some input has no row left."""
     gone = np.zeros(len(rows), bool)
     for level in levels:
         for value in range(int(level.max()) + 1):
             gone |= ~(rows[:, level == value] > 0).any(axis=1)
-    return list(gone)
+    return gone
