@@ -5,8 +5,9 @@ they often leave open is how a slope splits into a size and an exponent, and whi
 constant. In the logs of sizes and exponents the ridge of equal fits is sharply curved. Here it is
 nearly straight: the mean of the total over the rows, its shares by stick-breaking (the term that
 the data know best first), and in place of an exponent how far its term falls over the rows, as if
-they were half at either end: share * sinh(h * exponent), h being the spread of the logs. Of all
-this only the sinh has a Jacobian other than 1.
+they were half at either end: share * sinh(h * exponent), h being the spread of the logs. The
+exponent of a factor that all terms share is moved by what single terms fall besides, so that it
+stands for the slope of the total. Of all this only the sinh has a Jacobian other than 1.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class Coordinates:
         if not self.order:
             return w
         shares = self._shares([entries[i] for i in self.order], xp)
+        for j, i, part in self.posterior.shared:
+            entries[j] = entries[j] - part * xp.exp(w[..., i])
         for i, (g, h) in self.posterior.shaping.items():
             entries[i] = xp.log(xp.arcsinh(h * xp.exp(entries[i] - shares[g])) / h)
         for g, share in shares.items():
@@ -54,6 +57,8 @@ class Coordinates:
         whole = np.logaddexp.reduce(x[..., list(self.order)], axis=-1)
         for i, (g, h) in self.posterior.shaping.items():
             w[..., i] = np.log(np.sinh(h * np.exp(x[..., i])) / h) + x[..., g] - whole
+        for j, i, part in self.posterior.shared:
+            w[..., j] += part * np.exp(w[..., i])
         w[..., self.order[0]] = self.posterior.log_mean(x)
         for place, g in enumerate(self.order[:-1]):
             rest = np.logaddexp.reduce(x[..., list(self.order[place + 1 :])], axis=-1)

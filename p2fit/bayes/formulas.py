@@ -20,7 +20,7 @@ import numpy as np
 
 from p2fit.arrays import Array
 from p2fit.bayes.functions import NUMPY
-from p2fit.bayes.posterior import Posterior
+from p2fit.bayes.posterior import Posterior, part_of
 from p2fit.bayes.priors import Prior
 from p2fit.laws import jets
 from p2fit.laws.expression import compute, factor_of, names_in, path_to, substitute
@@ -64,12 +64,12 @@ class FormulaPosterior(Posterior):
         return tuple(self.names.index(n) for n in names)
 
     @cached_property
-    def shaping(self) -> dict[int, tuple[int, float]]:
-        """As the formula has it at typical values of the parameters."""
-        problem, law = self.problem, self.problem.law
+    def _slopes(self) -> dict[int, dict[int, Array]]:
+        """By parameter, of the log of each term, (n,), at typical values of the parameters."""
+        problem = self.problem
         at = problem.natural(problem.generic())
         values = {n: Jet(np.float64(at[n]), {i: 1.0}) for i, n in enumerate(self.problem.names)}
-        slopes: dict[int, dict[int, Array]] = {}  # by exponent, of the log of each term
+        slopes: dict[int, dict[int, Array]] = {}
         for g in self.terms:
             name = self.names[g]
             alone = name in self.parts
@@ -77,15 +77,34 @@ class FormulaPosterior(Posterior):
             found = compute(unit, {**values, **self.whole.columns}, jets)
             for i, slope in found.first.items() if isinstance(found, Jet) else ():
                 with np.errstate(all="ignore"):
-                    slopes.setdefault(i, {})[g] = slope / found.value
+                    slopes.setdefault(i, {})[g] = np.broadcast_to(
+                        slope / found.value, self.whole.y.shape
+                    )
+        return slopes
+
+    @cached_property
+    def shaping(self) -> dict[int, tuple[int, float]]:
         found = {}
         for i, name in enumerate(self.problem.names):
-            usable = name in law.powers and self.logged(name)
-            if usable and self.priors[name].kind != "Uniform" and len(slopes.get(i, {})) == 1:
-                ((g, slope),) = slopes[i].items()
+            usable = name in self.problem.law.powers and self.logged(name)
+            terms = self._slopes.get(i, {})
+            if usable and self.priors[name].kind != "Uniform" and len(terms) == 1:
+                ((g, slope),) = terms.items()
                 spread = float(np.std(slope))
                 if math.isfinite(spread):
                     found[i] = g, max(spread, 1e-3)
+        return found
+
+    @cached_property
+    def shared(self) -> list[tuple[int, int, float]]:
+        found = []
+        for j, name in enumerate(self.problem.names):
+            own = list(self._slopes.get(j, {}).values())
+            if name not in self.problem.law.powers or not self.plain(name):
+                continue
+            if len(own) == len(self.terms) and np.isfinite(own).all() and np.allclose(own, own[0]):
+                for i, (g, _) in self.shaping.items():
+                    found.append((j, i, part_of(self._slopes[i][g], own[0])))
         return found
 
     @cached_property

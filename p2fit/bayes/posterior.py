@@ -12,7 +12,7 @@ of monomials, in :mod:`p2fit.bayes.formulas` where it is any other formula.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Self
@@ -85,6 +85,12 @@ class Posterior:
     def shaping(self) -> Mapping[int, tuple[int, float]]:
         """Entry of x of each exponent that shapes one of the ``terms`` -> the entry of that term,
         and the spread over the rows of the logs that the exponent multiplies."""
+        raise NotImplementedError
+
+    @property
+    def shared(self) -> Sequence[tuple[int, int, float]]:
+        """Entry of x of the exponent of a factor that all ``terms`` share, an entry of ``shaping``,
+        and how much of what the logs of the latter do those of the former do."""
         raise NotImplementedError
 
     def size_of(self, name: str, values: Mapping[str, Any], xp: Any) -> tuple[Any, Any]:
@@ -227,6 +233,10 @@ class Posterior:
         law = self.problem.law
         return name not in law.exponents or law.ranges[name][0] >= 0 or self.priors[name].positive
 
+    def plain(self, name: str) -> bool:
+        """Whether x holds an exponent itself."""
+        return not self.logged(name) and self.priors[name].kind != "Uniform"
+
     def at(self, z: Array, noise: Mapping[str, float]) -> Array:
         """x, shape (d,), at the solver's variables z, shape (p,), moved off the bounds."""
         typical = float(np.abs(self.problem.y).mean())
@@ -339,3 +349,10 @@ class Posterior:
                 [function(x[i : i + step]) for i in range(0, len(x), step)]
             )
         return found
+
+
+def part_of(one: Array, other: Array) -> float:
+    """How much of ``other`` ``one`` is, by least squares, but for a constant; both (n,)."""
+    one, other = one - one.mean(), other - other.mean()
+    square = float(other @ other)
+    return float(one @ other) / square if square else 0.0

@@ -14,7 +14,7 @@ import numpy as np
 
 from p2fit.arrays import Array
 from p2fit.bayes.functions import NUMPY
-from p2fit.bayes.posterior import Posterior
+from p2fit.bayes.posterior import Posterior, part_of
 from p2fit.laws.monomials import Affine
 from p2fit.solver.monomials import Monomials
 
@@ -44,6 +44,19 @@ class MonomialPosterior(Posterior):
                 (g,) = groups
                 logs = problem.slope[problem.group.index(g), j] @ problem.logs
                 found[k + j] = g, max(float(np.std(logs)), 1e-3)
+        return found
+
+    @cached_property
+    def shared(self) -> list[tuple[int, int, float]]:
+        problem, k = self.problem, self.problem.coefficients
+        terms = [m for m, g in enumerate(problem.group) if g >= 0]
+        found = []
+        for j, name in enumerate(problem.law.exponents):
+            own = problem.slope[terms, j]
+            if self.plain(name) and own.any() and (own == own[0]).all():
+                for i, (g, _) in self.shaping.items():
+                    theirs = problem.slope[problem.group.index(g), i - k]
+                    found.append((k + j, i, part_of(theirs @ problem.logs, own[0] @ problem.logs)))
         return found
 
     @cached_property
