@@ -9,6 +9,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.context import ForkServerProcess
 from typing import Any
@@ -21,7 +22,9 @@ from p2fit_adapters.jobs import Job, Sweep
 from p2fit_adapters.progress import Outcome, Report, on_main_process, world_size
 from p2fit_adapters.running import Result
 
-PRELOADED = [__name__, "accelerate", "transformers.modeling_utils"]  # what takes seconds to import
+PRELOADED = [__name__, "accelerate"]  # what takes seconds to import
+if not find_spec("torchao"):  # transformers imports it, and it asks for GPUs before the fork
+    PRELOADED.append("transformers.modeling_utils")
 RETRIES = 5  # of a run on Ray whose worker died
 
 
