@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from common import DESIGN, HERE, setting, simulate, table, target, times
+from common import HERE, setting, simulate, table, target, times
 
 from p2fit.bayes.fitting import BayesOptions, build_posterior
 from p2fit.bayes.posterior import Posterior
@@ -117,7 +117,6 @@ def measure() -> str:
     sets = {
         "Chinchilla, 240 rows": (_chinchilla(), "chinchilla"),
         "P², 3 sizes, 108 rows": (simulate(rounds), "p2"),
-        "P², 2 sizes, 72 rows": (simulate(rounds, sizes=DESIGN["sizes"][:2]), "p2"),
         "P², 3 sizes, 495 rows": (simulate(np.geomspace(0.05e9, 1e9, 55)), "p2"),
     }
     only_mine = {"P², 3 sizes, 495 rows"}
