@@ -12,6 +12,8 @@ R_HAT, ESS_PER_CHAIN, E_BFMI = 1.01, 100, 0.3
 ALONG = 0.002
 #: Contraction below which a posterior says what the prior said.
 UNMOVED = 0.1
+#: The widths that priors are given in place of their own.
+WIDTHS = {"halved": "half as wide", "doubled": "twice as wide"}
 #: Standard deviations that a median moves, and factor of a standard deviation, with a prior half or
 #: twice as wide, from which on a parameter hangs on that prior.
 MOVED, SPREAD = 0.5, 1.5
@@ -43,10 +45,6 @@ def failed_checks(diagnostics: Mapping[str, Any]) -> list[str]:
     return found
 
 
-#: The widths that priors are given in place of their own.
-WIDTHS = {"halved": "half as wide", "doubled": "twice as wide"}
-
-
 def most_moved(found: Mapping[str, Any]) -> tuple[str, str, bool]:
     """What a prior of another width changes most: which parameter, how, and whether it is much.
 
@@ -56,16 +54,18 @@ def most_moved(found: Mapping[str, Any]) -> tuple[str, str, bool]:
     """
 
     def size(name: str) -> float:
-        shift, spread = (found["parameters"][name][k] for k in ("shift", "spread"))
-        if shift is None or not spread:
+        own = found["parameters"][name]
+        if own["shift"] is None or not own["spread"]:
             return math.inf
-        return float(max(abs(shift) / MOVED, abs(math.log(spread)) / math.log(SPREAD)))
+        return float(
+            max(abs(own["shift"]) / MOVED, abs(math.log(own["spread"])) / math.log(SPREAD))
+        )
 
     name = max(found["parameters"], key=size)
-    shift, spread = (found["parameters"][name][k] for k in ("shift", "spread"))
-    if shift is None or not spread:
+    if not size(name) < math.inf:
         return name, "without bounds", True
-    return name, f"{shift:+.2f} sd, sd × {spread:.2f}", size(name) >= 1
+    own = found["parameters"][name]
+    return name, f"{own['shift']:+.2f} sd, sd × {own['spread']:.2f}", size(name) >= 1
 
 
 def hanging(sensitivity: Mapping[str, Any], unmoved: Collection[str]) -> list[str]:

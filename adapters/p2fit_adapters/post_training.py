@@ -208,9 +208,8 @@ class _PostTraining(Run[PostTrained]):
             pruned, base, revision = self._of_first(self._prune(text) if self.is_main else None)
         else:
             pruned, base, revision = self._prune(text)
-            if (
-                self.accelerator.num_processes > 1
-            ):  # what goes may hang on the last bit: one decides
+            # What goes may hang on the last bit: one decides.
+            if self.accelerator.num_processes > 1:
                 for tensor in (*pruned.model.parameters(), *pruned.masks.kept.values()):
                     torch.distributed.broadcast(tensor.data.view(torch.uint8), 0)
         trainer = Trainer(self.accelerator, pruned.model, pruned.masks, text, training, teacher)

@@ -61,11 +61,9 @@ def _directions(posterior: Posterior, runs: Runs, x: Array) -> Array:
     """Unit vectors of shapes along the runs, without what the law's parameters can do, in the
     coordinates at x (d,); shape (at most 3, coordinates)."""
     p = len(posterior.problem.names)
-    fitted = posterior.fitted(x)
+    fitted, scale = posterior.fitted(x), posterior.problem.scale
     steps = x + _STEP * np.eye(len(x))[:p]
-    places = np.concatenate(
-        [posterior.place(posterior.fitted(steps)), posterior.place(fitted)[None]]
-    )
+    places = np.concatenate([scale.to(posterior.fitted(steps)), scale.to(fitted)[None]])
     last = runs.starts + runs.counts.astype(int) - 1
     logs = np.log(1 + runs.place - runs.place[runs.starts][runs.run])
     if runs.logs is not None:

@@ -23,7 +23,6 @@ from p2fit.arrays import Array, Index
 from p2fit.bayes.functions import HALF_LOG_2PI, NUMPY
 from p2fit.bayes.priors import Prior
 from p2fit.bayes.runs import Runs, Whitened
-from p2fit.scales import EDGE
 from p2fit.solver.problem import Problem
 
 Noise = Literal["student-t", "normal"]
@@ -160,7 +159,7 @@ class Posterior:
     def whitened(self, observed: Any, x: Any, xp: Any = NUMPY) -> Whitened:
         """Residuals of what was observed, (…, n), in independent coordinates."""
         fitted, noise = self.fitted(x, xp), self._noise(x, xp)
-        r, sigma = observed - self.place(fitted, xp), self._sigma(noise, xp)
+        r, sigma = observed - self.problem.scale.to(fitted, xp), self._sigma(noise, xp)
         if self.runs is None:
             return Whitened(r / sigma, [], 2 * xp.log(sigma))
         return self.runs.whitened(r, self.level(fitted), sigma, noise, xp)
@@ -181,17 +180,6 @@ class Posterior:
         if self.runs is not None and self.runs.excess:
             return 1 - self.problem.offset / fitted
         return np.ones(len(self.observed))
-
-    def place(self, fitted: Any, xp: Any = NUMPY) -> Any:
-        """Predicted values on the scale of the residuals (see :mod:`p2fit.scales`)."""
-        match self.problem.residual:
-            case "log":
-                return xp.log(fitted)
-            case "arcsine":
-                inside = xp.clip(fitted, EDGE, 1 - EDGE)
-                steep = 1 / math.sqrt(EDGE * (1 - EDGE))
-                return 2 * xp.arcsin(xp.sqrt(inside)) + (fitted - inside) * steep
-        return fitted
 
     # ------------------------------------------------------------ x and the parameters
 
@@ -328,7 +316,7 @@ class Posterior:
         if "nu" in noise:
             shape = (*fitted.shape[:-1], self.unit[-1] + 1)
             away /= np.sqrt(rng.chisquare(noise["nu"], shape) / noise["nu"])[..., self.unit]
-        found: Array = self.place(fitted) + away
+        found: Array = self.problem.scale.to(fitted) + away
         return found
 
     def rows(self, index: Index) -> Self:

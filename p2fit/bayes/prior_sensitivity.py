@@ -41,7 +41,7 @@ def prior_sensitivity(own: Posterior, x: Array) -> dict[str, dict[str, Any]]:
     natural = own.natural(x)
     seen = np.linspace(0, len(own.observed) - 1, min(_ROWS, len(own.observed))).round().astype(int)
     part = own.rows(seen)
-    losses = own.place(part.in_batches(part.fitted, x))
+    losses = own.problem.scale.to(part.in_batches(part.fitted, x))
     found: dict[str, dict[str, Any]] = {}
     for i, name in enumerate(own.names):
         prior = own.priors[name]

@@ -79,7 +79,8 @@ _OFF = 0.06
 
 
 def _straightened(found: re.Match[str]) -> str:
-    """A line through few of its points, the others within a hair of it (Douglas & Peucker 1973)."""
+    """A line through few of its points, the others within a hair of it (Douglas & Peucker 1973);
+    matplotlib's own way of doing this adds points to short lines."""
     points = np.array(re.findall(r"[-\d.]+", found[0]), float).reshape(-1, 2)
     kept = np.zeros(len(points), bool)
     kept[[0, -1]] = True
