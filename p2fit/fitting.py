@@ -91,6 +91,9 @@ def fit_each(
         return Results(fit_bayes(source, law, cast("Any", backend), progress, options))
     if backend != "least-squares":
         raise FitError(f"backend is {backend!r}: use least-squares, bayes or laplace")
+    own = FitOptions.__annotations__.keys() - OptionNames.__annotations__.keys()
+    if misplaced := sorted(own & options.keys()):
+        raise FitError(f"{misplaced[0]} goes with the backend bayes")
     fits = Results[Fit]()
     for dataset in datasets(source, law, **options):
         solved = solve_dataset(dataset)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -643,8 +643,13 @@ def test_a_bad_prior_is_refused(text: str, says: str) -> None:
 def test_what_has_no_meaning_is_refused(kept: pl.DataFrame, options: dict[str, Any]) -> None:
     with pytest.raises(FitError):
         p2fit.fit(kept, "chinchilla", backend="laplace", **options)
-    with pytest.raises(FitError, match="no option is called draws"):
-        p2fit.fit(kept, "chinchilla", draws=100)
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(p2fit.BayesOptions)])
+def test_least_squares_says_what_is_for_bayes(kept: pl.DataFrame, name: str) -> None:
+    given: dict[str, Any] = {name: getattr(p2fit.BayesOptions(), name)}
+    with pytest.raises(FitError, match=f"{name} goes with the backend bayes"):
+        p2fit.fit(kept, "chinchilla", **given)
 
 
 # ---------------------------------------------------------------- along runs
