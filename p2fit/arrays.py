@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,21 @@ def median(values: Array) -> float:
     n = len(values)
     middle = np.partition(values, [(n - 1) // 2, n // 2])
     return float(middle[(n - 1) // 2] + middle[n // 2]) / 2
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Linear algebra on one thread. p2fit's matrices are long and narrow: more threads save no
+    time, and where other work has the cores each waits for the last."""
+    with _pools().limit(limits=1):
+        yield
+
+
+@cache
+def _pools() -> Any:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas")
 
 
 def finite(value: Any) -> float | None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Unpack, cast
 
+from p2fit.arrays import one_thread
 from p2fit.curves.choosing import Source, datasets
 from p2fit.curves.options import OptionNames, Options, showing
 from p2fit.errors import FitError
@@ -60,6 +61,7 @@ def fit(
 
 
 @showing(Options)
+@one_thread()
 def fit_each(
     source: Source,
     law: str | Law | None = None,

@@ -127,6 +127,18 @@ def test_each_run_is_left_out_once() -> None:
     assert [f.data["runs"] for f in found.fits] == [8] * 9
 
 
+def test_of_many_runs_a_twentieth_is_left_out_at_a_time() -> None:
+    rows = np.arange(61)
+    params, tokens = 1e8 * 2.0 ** (rows % 8), 1e9 * 2.0 ** (rows // 8)
+    loss = 1.8 + 480 * params**-0.35 + 2100 * tokens**-0.37
+    names = [f"r{i}" for i in rows]
+    many = {"run": names, "params": params, "tokens": tokens, "loss": loss}
+    found = one(many, "run", law="chinchilla", **QUICK_DENSE)
+    assert found.about == "each of 20 random parts of the 61 runs in turn"
+    assert {r for r, _ in held(found)} == set(names)
+    assert sorted(f.data["runs"] for f in found.fits) == [57, *[58] * 19]
+
+
 def test_folds_are_whole_runs_drawn_by_the_seed() -> None:
     table = simulate.p2(**SMALL)
     found = one(table, "k-fold:4", seed=1, **QUICK)

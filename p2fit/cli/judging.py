@@ -79,9 +79,10 @@ def validate(
     """Fit one part of the curves, predict the part held out, and score that.
 
     The last 20 % of each run's checkpoints (checkpoints:0.2) or of its range of tokens
-    (tokens:0.2), the largest size or rate, each run in turn (run), or random parts of the runs in
-    turn (k-fold:5). Scores come with the skill over simple baselines, 1 - RMSE / RMSE of the
-    baseline. What the fitted part does not determine is answered by a range, without a score.
+    (tokens:0.2), the largest size or rate, each run in turn (run; of more than 60 runs a twentieth
+    of them), or random parts of the runs in turn (k-fold:5). Scores come with the skill over simple
+    baselines, 1 - RMSE / RMSE of the baseline. What the fitted part does not determine is answered
+    by a range, without a score.
 
     \b
     Examples:

@@ -25,7 +25,7 @@ import numpy as np
 import polars as pl
 
 from p2fit import metrics
-from p2fit.arrays import Array, Index
+from p2fit.arrays import Array, Index, one_thread
 from p2fit.curves.choosing import (
     Dataset,
     Source,
@@ -35,19 +35,17 @@ from p2fit.errors import FitError, LawError
 from p2fit.estimation import fit_dataset
 from p2fit.fit import Fit
 from p2fit.judging.conditions import _base_loss, check_conditions
+from p2fit.judging.holdouts import parts_of
 from p2fit.judging.same_rows import label, same_rows
 from p2fit.laws.law import Law
 from p2fit.results import Result, Results
 from p2fit.solver.identify import identify
 from p2fit.solver.least_squares import minimise
-from p2fit.solver.search import settle, solve
+from p2fit.solver.search import GRID_ROWS, settle, solve, subsample
 from p2fit.solver.solving import Solved, solve_dataset
 from p2fit.solver.starts import starts
 from p2fit.wording import join
 
-#: Up to this many runs, one is left out at a time; beyond it, a twentieth of them.
-SINGLY = 60
-FOLDS = 20
 #: Fewest independent runs for an AICc and a BIC, which hold for many.
 LIKELIHOOD_RUNS = 40
 _STARTS = 4  # of each part, beside the optimum on all rows
@@ -160,6 +158,7 @@ class Comparison(Result):
 
 
 @showing(Options)
+@one_thread()
 def compare(
     source: Source,
     laws: Sequence[str | Law] = (),
@@ -234,9 +233,7 @@ def _folds(dataset: Dataset) -> tuple[Index, Index]:
     count = int(run.max()) + 1
     if count < 3:
         raise FitError(f"{dataset.label}: {count} runs are too few to leave one out; 3 are needed")
-    if count <= SINGLY:
-        return run, run
-    return run, (np.random.default_rng(dataset.options.seed).permutation(count) % FOLDS)[run]
+    return run, parts_of(count, dataset.options.seed)[run]
 
 
 def _left_out(
@@ -259,7 +256,8 @@ def _left_out(
                 # The optimum on all rows would tell what the rest cannot: search afresh.
                 best = settle(rest_of, solve(rest_of, seed=dataset.options.seed)).z
             else:
-                beside = starts(rest_of, None, _STARTS, dataset.options.seed)
+                some = subsample(rest_of, GRID_ROWS, dataset.options.seed)
+                beside = starts(some, None, _STARTS, dataset.options.seed)
                 again = minimise(rest_of, np.concatenate([z[None], beside]))
                 best = again.z[np.argmin(again.value)]
             fitted[out] = problem.rows(out).loss(best[None])[0]

@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from p2fit.arguments import hold
-from p2fit.arrays import Array, finite
+from p2fit.arrays import Array, finite, one_thread
 from p2fit.curves.choosing import (
     Dataset,
     Source,
@@ -114,6 +114,7 @@ class DesignReport(Result):
 
 
 @showing(Options)
+@one_thread()
 def identify_design(
     source: Source,
     law: str | Law | None = None,

@@ -26,6 +26,10 @@ KNOWN = (
 PAPER = ("checkpoints:0.2", "params:largest", "pruning_rate:largest")
 PLAIN = ("checkpoints:0.2", "params:largest", "run")
 
+#: Up to this many runs, one is left out at a time; beyond it, a twentieth of them.
+SINGLY = 60
+FOLDS = 20
+
 
 # ---------------------------------------------------------------- what is held out
 
@@ -96,19 +100,30 @@ def split(dataset: Dataset, holdout: str) -> Split | str:
     unit = dataset.options.cluster
     labels = frame[unit].cast(pl.String).fill_null("").to_numpy()
     names, cluster = np.unique(labels, return_inverse=True)
-    folds = int(value) if kind == "k-fold" else len(names)
-    what = f"run{'s' * (len(names) != 1)}" if unit == "run" else f"values of {unit}"
-    if len(names) < max(folds, 2):
-        return f"{len(names)} {what}, {max(folds, 2)} needed"
-    if kind == "run":
-        about = f"each of {len(names)} {what} in turn"
-        part = cluster
+    count = len(names)
+    folds = int(value) if kind == "k-fold" else count if count <= SINGLY else FOLDS
+    what = f"run{'s' * (count != 1)}" if unit == "run" else f"values of {unit}"
+    if count < max(folds, 2):
+        return f"{count} {what}, {max(folds, 2)} needed"
+    if folds == count:
+        about = f"each of {count} {what} in turn"
     else:
-        about = f"each of {folds} random parts of the {len(names)} {what} in turn"
-        shuffled = np.random.default_rng(dataset.options.seed).permutation(len(names))
-        part = (shuffled % folds)[cluster]
+        about = f"each of {folds} random parts of the {count} {what} in turn"
+    part = parts_of(count, dataset.options.seed, folds)[cluster]
     order = np.argsort(part, kind="stable")
     return Split(about, np.split(order, np.cumsum(np.bincount(part))[:-1]))
+
+
+def parts_of(count: int, seed: int, folds: int | None = None) -> Index:
+    """The part with which each of so many runs is left out, from 0.
+
+    Args:
+        folds: how many random parts; None: each run is one, or, of many, a twentieth of them.
+    """
+    folds = folds or (count if count <= SINGLY else FOLDS)
+    if folds == count:
+        return np.arange(count)
+    return np.random.default_rng(seed).permutation(count) % folds
 
 
 def has_tokens(frame: pl.DataFrame) -> bool:

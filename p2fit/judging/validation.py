@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from p2fit import metrics
-from p2fit.arrays import Array, Index
+from p2fit.arrays import Array, Index, one_thread
 from p2fit.curves.choosing import Dataset, Source, datasets
 from p2fit.errors import FitError
 from p2fit.estimation import fit_dataset
@@ -29,6 +29,7 @@ from p2fit.results import Results
 from p2fit.solver.solving import Solved, solve_dataset
 
 
+@one_thread()
 def validate(
     source: Source,
     law: str | Law | None = None,
@@ -44,10 +45,10 @@ def validate(
         holdout: what to hold out. ``checkpoints:0.2``: the last 20 % of each run's checkpoints,
             by count; ``tokens:0.2``: the last 20 % of its range of tokens; ``params:largest``:
             the largest value of an input of the law (pruning rates within a tenth of the next
-            count as one); ``run``: each run in turn; ``k-fold:5``: each of 5 random parts of the
-            runs in turn. Empty: ``checkpoints:0.2``, ``params:largest`` and
-            ``pruning_rate:largest`` for laws with a pruning rate, else ``run`` in place of the
-            last; what the curves do not allow is skipped.
+            count as one); ``run``: each run in turn, of more than 60 a twentieth of them;
+            ``k-fold:5``: each of 5 random parts of the runs in turn. Empty: ``checkpoints:0.2``,
+            ``params:largest`` and ``pruning_rate:largest`` for laws with a pruning rate, else
+            ``run`` in place of the last; what the curves do not allow is skipped.
         progress: called with fits done and in all.
         options: the fields of :class:`Options`.
 

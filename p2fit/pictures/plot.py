@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, get_args
 
+from p2fit.arrays import one_thread
 from p2fit.curves.choosing import Source
 from p2fit.errors import FitError
 from p2fit.fit import Fit
@@ -39,6 +40,7 @@ NARROWEST, WIDEST = 2.0, 40.0
 GAIN = 0.01
 
 
+@one_thread()
 def plot(
     fit: Fit,
     kind: Kind = "curves",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from p2fit.arguments import hold
-from p2fit.arrays import Array, finite
+from p2fit.arrays import Array, finite, one_thread
 from p2fit.curves.choosing import Source
 from p2fit.curves.points import points_table
 from p2fit.errors import FitError
@@ -86,6 +86,7 @@ class Choice(Result):
         return {**vars(self), **own}
 
 
+@one_thread()
 def plan_choose(
     fits: Fit | Sequence[Fit],
     candidates: Source,

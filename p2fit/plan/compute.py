@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from p2fit.arguments import hold
-from p2fit.arrays import Array, finite
+from p2fit.arrays import Array, finite, one_thread
 from p2fit.curves.points import points_table
 from p2fit.errors import FitError
 from p2fit.fit import Fit
@@ -130,6 +130,7 @@ class ComputePlan(Result):
         }
 
 
+@one_thread()
 def plan_compute(
     fit: Fit,
     flops: Sequence[float],

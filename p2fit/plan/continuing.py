@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from p2fit.arrays import Array, finite
+from p2fit.arrays import Array, finite, one_thread
 from p2fit.curves.choosing import Source, datasets
 from p2fit.errors import FitError
 from p2fit.fit import Fit
@@ -150,6 +150,7 @@ class Continuation(Result):
         }
 
 
+@one_thread()
 def predict_runs(
     fit: Fit,
     *,
@@ -222,6 +223,7 @@ def in_progress(frame: pl.DataFrame) -> tuple[float, list[str]]:
     return most, going["run"].to_list()
 
 
+@one_thread()
 def plan_continue(
     fit: Fit,
     *,

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from p2fit.arrays import Array, Index, finite
+from p2fit.arrays import Array, Index, finite, one_thread
 from p2fit.curves.choosing import Source
 from p2fit.curves.points import points_table
 from p2fit.errors import FitError
@@ -123,6 +123,7 @@ class Prediction(Result):
         }
 
 
+@one_thread()
 def predict(fit: Fit, points: Source, *, through: Fit | None = None) -> Prediction:
     """Predict the loss at points, with intervals of the mean and of a new run.
 

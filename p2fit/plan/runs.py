@@ -23,7 +23,7 @@ import numpy as np
 import polars as pl
 
 from p2fit.arguments import hold
-from p2fit.arrays import Array
+from p2fit.arrays import Array, one_thread
 from p2fit.curves.choosing import Source
 from p2fit.curves.points import points_table
 from p2fit.errors import FitError
@@ -89,6 +89,7 @@ class NextRuns(Result):
         return {**vars(self), "group": dict(self.group), **own}
 
 
+@one_thread()
 def plan_next(
     fit: Fit,
     candidates: Source,

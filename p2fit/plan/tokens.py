@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 
 from p2fit.arguments import hold
-from p2fit.arrays import Array, finite
+from p2fit.arrays import Array, finite, one_thread
 from p2fit.curves.choosing import Source, read
 from p2fit.curves.points import points_table
 from p2fit.curves.reading import Curves
@@ -119,6 +119,7 @@ class TokensPlan(Result):
         }
 
 
+@one_thread()
 def plan_tokens(
     fit: Fit,
     at: Mapping[str, float],

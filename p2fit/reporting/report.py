@@ -15,6 +15,7 @@ from typing import Any, Unpack, cast
 import polars as pl
 
 from p2fit import __version__, extras
+from p2fit.arrays import one_thread
 from p2fit.curves.choosing import Dataset, Source, Stdin
 from p2fit.curves.frames import is_table
 from p2fit.curves.options import OptionNames, Options, showing
@@ -60,6 +61,7 @@ MOST_ROWS = 20_000
 
 
 @showing(Options)
+@one_thread()
 def report(
     source: Source | Fit | Sequence[Fit],
     law: str | Law | None = None,

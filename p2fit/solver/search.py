@@ -44,7 +44,7 @@ RIDGE_EXPONENT = 0.5
 
 _STARTS = 12
 _PRICED = 64  # values of an exponent at which a term of size 0 is tried
-_GRID_ROWS = 512  # rows used to profile
+GRID_ROWS = 512  # rows used to profile
 _START_ROWS = 4096  # rows used to find starts; all are used to polish
 _CREEPS, _MORE = 1e-7, 2000  # what a point may promise that is led on; by so many iterations
 _ROUNDS, _ENOUGH, _SAME = 4, 0.5, 1e-3  # scatters; share of searches that end within this
@@ -76,7 +76,7 @@ def solve(problem: Problem, *, seed: int = 0) -> Solution:
     With more than 4096 rows, starts are compared on a seeded subsample and the best distinct
     ones are polished on all rows.
     """
-    small = _subsample(problem, _START_ROWS, seed)
+    small = subsample(problem, _START_ROWS, seed)
     with np.errstate(all="ignore"):
         found = _multistart(small, seed)
     floor = small.floor
@@ -141,7 +141,8 @@ def settle(problem: Problem, solution: Solution) -> Solution:
     return replace(solution, z=still)
 
 
-def _subsample(problem: Problem, count: int, seed: int) -> Problem:
+def subsample(problem: Problem, count: int, seed: int) -> Problem:
+    """So many of its rows, drawn at random; all, where there are no more."""
     n = len(problem.y)
     if n <= count:
         return problem
@@ -150,7 +151,7 @@ def _subsample(problem: Problem, count: int, seed: int) -> Problem:
 
 
 def _multistart(problem: Problem, seed: int) -> Minimum:
-    grid = _subsample(problem, _GRID_ROWS, seed)
+    grid = subsample(problem, GRID_ROWS, seed)
     if not isinstance(problem, Monomials):
         return _entered(problem, _searched(problem, grid, seed), seed)
     starts = find_starts(grid, None, _STARTS, seed)

@@ -24,7 +24,7 @@ import numpy as np
 import polars as pl
 
 from p2fit.arguments import hold
-from p2fit.arrays import Array
+from p2fit.arrays import Array, one_thread
 from p2fit.curves.choosing import Dataset, Source, datasets
 from p2fit.curves.options import OptionNames, Options, showing
 from p2fit.errors import FitError
@@ -115,6 +115,7 @@ class Profile(Result):
 
 
 @showing(Options)
+@one_thread()
 def profile(
     source: Source,
     law: str | Law | None = None,
