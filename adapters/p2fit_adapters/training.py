@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from p2fit_adapters import adam, lora
+from p2fit_adapters import adam, attention, lora
 from p2fit_adapters.distillation import Teacher
 from p2fit_adapters.errors import RunError
 from p2fit_adapters.loss import Objective
@@ -241,7 +241,7 @@ class Trainer:
         training: Training,
         teacher: Teacher | None = None,
     ) -> None:
-        self.teacher = teacher
+        self.teacher, self.config = teacher, model.config
         self.accelerator, self.masks, self.text, self.training = accelerator, masks, text, training
         self.seq_len = text.train.shape[1]
         self.windows = training.windows_per_step(self.seq_len)
@@ -305,7 +305,8 @@ class Trainer:
         parts = [mine[i : i + size] for i in range(0, len(mine), size)]
         total = torch.zeros((), device=self.accelerator.device)
         device = self.accelerator.device
-        with self.accelerator.autocast():  # around all parts: weights are cast once
+        kernel = attention.for_training(self.accelerator, self.config, size, self.seq_len)
+        with self.accelerator.autocast(), kernel:  # around all parts: weights are cast once
             for i, part in enumerate(parts):
                 with self._synchronized(last=i == len(parts) - 1):
                     ids = self.text.windows(part).to(device)
