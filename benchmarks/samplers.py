@@ -129,9 +129,9 @@ def measure() -> str:
         "PyMC, plain": plain,
     }
     rows, speed = [], {}
-    for data, (frame, law) in sets.items():
-        _, own, start = build_posterior(datasets(frame, law)[0], BayesOptions())
-        for name, run in samplers.items():
+    for name, run in samplers.items():  # p2fit's first: others make JAX's devices as they need them
+        for data, (frame, law) in sets.items():
+            _, own, start = build_posterior(datasets(frame, law)[0], BayesOptions())
             if name == "PyMC, plain" and law != "chinchilla":
                 continue
             if name != mine and data in only_mine:
@@ -152,6 +152,7 @@ def measure() -> str:
                     *(f"{r_hat:.3f}", str(diverged)),
                 )
             )
+    rows.sort(key=lambda row: list(sets).index(row[0]))
     first = next(iter(sets))
     ratio = speed[first, mine] / speed[first, "PyMC, plain"]
     head = ("data", "sampler", "time", "least bulk ESS", "per second", "R-hat", "divergences")

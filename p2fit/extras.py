@@ -92,9 +92,10 @@ def arviz() -> Any:
 def jax() -> Any:
     """JAX for small functions that are called ten thousands of times, on the CPU.
 
-    Where it has not been imported before, it gets one thread, as handing work over takes longer
-    than such work. What it compiles is kept in the user's cache folder, unless JAX keeps it
-    elsewhere or the folder cannot be written.
+    Where it has made no devices yet, it works in the thread that asks, and where it has not even
+    been imported it gets one thread: handing work over takes longer than such work. What it
+    compiles is kept in the user's cache folder, unless JAX keeps it elsewhere or the folder cannot
+    be written.
     """
     fresh, before = "jax" not in sys.modules, os.environ.get("NPROC")
     import jax
@@ -108,14 +109,24 @@ def jax() -> Any:
             if os.access(folder, os.W_OK):
                 config.update("jax_compilation_cache_dir", str(folder))
                 config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    if fresh:
+    if not _has_devices():
         config.update("jax_cpu_enable_async_dispatch", False)
+    if fresh:
         os.environ["NPROC"] = "1"  # read when the devices are made
         jax.local_devices(backend="cpu")
         os.environ.pop("NPROC")
         if before is not None:
             os.environ["NPROC"] = before
     return jax
+
+
+def _has_devices() -> bool:
+    """Whether JAX has made them: what a program of one's own set is not to be changed then."""
+    try:
+        from jax._src.xla_bridge import backends_are_initialized
+    except ImportError:  # it is JAX's own affair, and may have moved
+        return True
+    return bool(backends_are_initialized())
 
 
 @contextmanager

@@ -8,11 +8,14 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import jsonschema
 import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pytensor.compile.mode import Mode
 from scipy import stats
 
@@ -20,6 +23,7 @@ import p2fit
 from p2fit.bayes import checks, fitting, laplace, leaving_out, sampling
 from p2fit.bayes.build import posterior
 from p2fit.bayes.coordinates import Coordinates
+from p2fit.bayes.functions import NUMPY, jax_functions
 from p2fit.bayes.posterior import Posterior
 from p2fit.bayes.priors import parse
 from p2fit.bayes.pymc import pymc_model
@@ -64,6 +68,11 @@ BENT = {
 KAPLAN = simulate.chinchilla(30, seed=0)
 SHORT = simulate.p2(seed=0, offset=0.01, checkpoints=3)  # too short for rates
 UNEVEN = {k: np.delete(np.asarray(v), [1, 2, 3, 4, 9, 20]) for k, v in BENT.items()}
+LONG = simulate.p2(seed=0, offset=0.01, checkpoints=40)
+ONE_LONG = {
+    k: np.asarray(v)[np.r_[:40, [40 * i + j for i in range(1, 9) for j in (5, 20, 39)]]]
+    for k, v in LONG.items()
+}
 # A law whose runs do not differ in proportion to an excess.
 DENSE = {
     "run": np.repeat([f"r{i}" for i in range(12)], 8),
@@ -83,6 +92,8 @@ POSTERIORS: dict[str, dict[str, Any]] = {
     },
     "runs too short for rates": {"source": SHORT},
     "runs of different lengths": {"source": UNEVEN},
+    "a long run among short ones": {"source": ONE_LONG},
+    "more rows than fit into one kernel": {"source": simulate.chinchilla(4200, seed=1)},
     "runs without a base model": {"source": DENSE},
     "rows as independent": {"source": CURVES, "errors": "rows"},
     "normal noise": {"source": CURVES, "noise": "normal"},
@@ -162,6 +173,29 @@ def test_pymc_and_jax_give_the_same_density_and_gradient(
         assert value == pytest.approx(expected, rel=1e-9)
         by_pymc = np.asarray(slope({"x": x}))
         assert gradient == pytest.approx(by_pymc, rel=1e-6, abs=1e-7 * np.abs(by_pymc).max())
+
+
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=40),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=40)
+def test_sums_over_runs_and_what_spreads_them_are_numpys_and_each_others_derivatives(
+    lengths: list[int], seed: int
+) -> None:
+    functions = jax_functions()
+    run = np.repeat(np.arange(len(lengths)), lengths)
+    starts = np.cumsum(lengths) - lengths
+    rng = np.random.default_rng(seed)
+    rows, each = rng.normal(size=len(run)), rng.normal(size=len(lengths))
+    with jax.enable_x64(True):
+        summed, by_sums = jax.vjp(lambda x: functions.sums(x, run, starts), rows)
+        given_, by_spread = jax.vjp(lambda x: functions.spread(x, run, starts), each)
+        (back,), (forth,) = by_sums(jax.numpy.asarray(each)), by_spread(jax.numpy.asarray(rows))
+    assert summed == pytest.approx(NUMPY.sums(rows, run, starts), abs=1e-12)
+    assert np.array_equal(given_, each[run])
+    assert np.array_equal(back, each[run])
+    assert forth == pytest.approx(NUMPY.sums(rows, run, starts), abs=1e-12)
 
 
 def test_many_points_at_once_are_as_one_by_one(case: Case) -> None:
@@ -351,7 +385,7 @@ def quick(kept: pl.DataFrame) -> p2fit.Fit:
 @pytest.fixture(scope="module")
 def two_sizes() -> p2fit.Fit:
     curves = simulate.p2(seed=0, sizes=(5e8, 3e9), checkpoints=8)
-    return p2fit.fit(curves, "p2", backend="bayes")
+    return p2fit.fit(curves, "p2", backend="bayes", draws=2000)  # how six runs differ mixes slowly
 
 
 def test_chinchilla_is_within_a_published_standard_error(

@@ -31,9 +31,12 @@ def pymc_model(posterior: Posterior) -> pymc.Model:
     def sums(x: Any, run: Any, starts: Any) -> Any:
         return pt.dot(x, np.equal.outer(run, np.arange(len(starts))).astype(float))
 
+    def spread(x: Any, run: Any, starts: Any) -> Any:
+        return x[..., run]
+
     others = {"divide": operator.truediv, "power": operator.pow}
     names = {n: others.get(n) or getattr(pt, n) for n in SHARED}
-    functions = SimpleNamespace(gammaln=pt.gammaln, sums=sums, **names)
+    functions = SimpleNamespace(gammaln=pt.gammaln, sums=sums, spread=spread, **names)
     with pm.Model(coords={"variable": posterior.names}) as model:
         x = pm.Flat("x", dims="variable")
         pm.Potential("log_density", posterior.log_density(x, functions))

@@ -111,18 +111,21 @@ class Runs:
         def sums(x: Any) -> Any:
             return xp.sums(x, self.run, self.starts)
 
+        def spread(x: Any) -> Any:
+            return xp.spread(x, self.run, self.starts)
+
         rows, each = flat(r), 2 * xp.log(sigma) + xp.log(left)
         one = flat(level * noise["tau"])
         a, p = 1 + sums(one * one), sums(one * rows)
         if self.logs is None:
             u = p / a
-            return Whitened(rows - one * u[..., self.run], [u], sums(each) + xp.log(a))
+            return Whitened(rows - one * spread(u), [u], sums(each) + xp.log(a))
         two = flat(level * self.logs * noise["rate"])
         b, d, q = sums(one * two), 1 + sums(two * two), sums(two * rows)
         rest = d - b * b / a
         v = (q - b * p / a) / rest
         u = (p - b * v) / a
-        rows = rows - one * u[..., self.run] - two * v[..., self.run]
+        rows = rows - one * spread(u) - two * spread(v)
         return Whitened(rows, [u, v], sums(each) + xp.log(a) + xp.log(rest))
 
     def draw(

@@ -28,6 +28,7 @@ from p2fit.bayes.posterior import Posterior
 _TRIES = 1000  # draws from the prior, where least squares gives no start
 _CLIMBS = 4  # from draws of the prior, to find other modes
 _VALLEY = 3.0  # of the log density between two modes
+_KERNEL = 4095  # numbers in an array of which XLA makes part of a kernel, at most
 _ACCEPT = 0.95  # of proposals: more than the sampler's 0.8 walks ridges without divergences
 
 
@@ -114,12 +115,12 @@ def sample(
         others: further modes, in each of which a chain starts.
         progress: called with draws done and in all, tuning included.
     """
+    compiled = value_and_slope(coordinates, mode)  # ArviZ imports JAX, without its settings
     extras.arviz()
     import nutpie
     from nutpie.compiled_pyfunc import from_pyfunc
 
     d, done = len(mode.x), 0
-    compiled = value_and_slope(coordinates, mode)
 
     def keep(*_: Any) -> Callable[[Array], dict[str, Array]]:
         def expand(step: Array) -> dict[str, Array]:
@@ -162,8 +163,9 @@ def sample(
             draws=draws,
             tune=tune,
             chains=chains,
-            # Two, as Python's lock is held for half of the time; with one, chains start in order.
-            cores=1 if others else 2,
+            # A second would wait for Python's lock while rows are few; with one, chains start in
+            # order.
+            cores=1 if others or _small(coordinates.posterior) else 2,
             seed=seed,
             save_warmup=False,
             progress_bar=False,
@@ -189,6 +191,9 @@ def value_and_slope(coordinates: Coordinates, mode: Mode) -> Callable[[Array], t
     """Log density and gradient a step, shape (d,), away from the mode, in units of its root:
     compiled by JAX. The function raises :class:`NoDensityError` where there is none."""
     jax = extras.jax()
+    from jax.experimental import xla_metadata
+
+    metadata: Any = xla_metadata.set_xla_metadata
     functions, device = jax_functions(), jax.local_devices(backend="cpu")[0]
 
     def height(step: Any) -> Any:
@@ -199,8 +204,19 @@ def value_and_slope(coordinates: Coordinates, mode: Mode) -> Callable[[Array], t
         value, slope = jax.value_and_grad(height)(step)
         return functions.concatenate([value[None], slope])
 
-    with jax.enable_x64(True), jax.default_device(device), np.errstate(all="ignore"):
-        compiled = jax.jit(both).lower(np.zeros(len(mode.x))).compile()
+    def kernel(step: Any) -> Any:
+        # Else XLA makes a hundred of it, and hands them over to threads: four times as slow.
+        with metadata(inlineable="false", xla_cpu_small_call="true"):
+            return jax.jit(both)(step)
+
+    def ready(function: Callable[[Any], Any]) -> Any:
+        with jax.enable_x64(True), jax.default_device(device), np.errstate(all="ignore"):
+            return jax.jit(function).lower(np.zeros(len(mode.x))).compile()
+
+    try:
+        compiled = ready(kernel if _small(coordinates.posterior) else both)
+    except jax.errors.JaxRuntimeError:  # it has what XLA makes no part of a kernel
+        compiled = ready(both)
 
     def at(step: Array) -> tuple[float, Array]:
         with jax.enable_x64(True):
@@ -210,6 +226,11 @@ def value_and_slope(coordinates: Coordinates, mode: Mode) -> Callable[[Array], t
         return float(found[0]), found[1:]
 
     return at
+
+
+def _small(posterior: Posterior) -> bool:
+    """Whether the density fits into one kernel of XLA's."""
+    return len(posterior.observed) <= (_KERNEL if posterior.runs is None else _KERNEL // 3)
 
 
 def diagnose(values: Mapping[str, Array], chains: Chains) -> dict[str, Any]:
