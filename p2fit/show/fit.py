@@ -212,12 +212,13 @@ def _runs(runs: Mapping[str, Any], residual: str) -> str:
     def size(value: float) -> str:
         return f"{percent(value, 2)} {unit}" if shares else f"{number(value, 2)} ({unit})"
 
-    parts = [f"they differ by {size(runs['level'])}" if runs["level"] else "none differs"]
+    differ = [size(runs["level"])] if runs["level"] else []
     if runs["rate"]:
-        parts.append(f"and {number(runs['rate'], 2)} in rate")
+        differ.append(f"{number(runs['rate'], 2)} in rate")
+    said = f"they differ by {' and '.join(differ)}" if differ else "none differs"
     own = percent(runs["sigma"], 2) if residual == "log" else number(runs["sigma"], 2)
     near = f", correlation of neighbours {runs['neighbours']:.2g}" if runs["length"] else ""
-    return f"{' '.join(parts)}; points of a run by {own} more{near}"
+    return f"{said}; points of a run by {own} more{near}"
 
 
 def _agreement(fit: Fit) -> str:
