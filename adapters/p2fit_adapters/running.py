@@ -32,7 +32,10 @@ _BRANCHES = {"label", "family", "keep_states", "trunk", "text"}
 _BRANCHES_TRAINING = {"tokens", "decay", "evals", "spacing"}
 
 # What may change between a run and its continuation.
-_FREE = ("batch_size", "checkpoint_minutes", "device", "gradient_checkpointing", "track")
+_FREE = (
+    *("batch_size", "checkpoint_minutes", "compile", "device"),
+    *("gradient_checkpointing", "track"),
+)
 
 
 class Settings(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,7 +13,8 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from p2fit_adapters import adam, attention, lora
+from p2fit_adapters import adam, attention, lora, sharding
+from p2fit_adapters.compiling import compiled
 from p2fit_adapters.distillation import Teacher
 from p2fit_adapters.errors import RunError
 from p2fit_adapters.loss import Objective
@@ -22,7 +22,6 @@ from p2fit_adapters.models import empty_model, from_config
 from p2fit_adapters.pruning.masks import Masks
 from p2fit_adapters.text import Text
 
-_LAUNCHED = ("DEEPSPEED", "FSDP", "MEGATRON_LM")
 SMALLEST_TOKENS = 1000  # the data format takes counts between 0 and this for a slip of the unit
 
 
@@ -68,6 +67,8 @@ class Training:
     and optimizer are always fp32."""
     gradient_checkpointing: bool = False
     """Compute activations twice, to save their memory."""
+    compile: bool = False
+    """Compile forward and backward passes by ``torch.compile``: faster after a minute or more."""
     checkpoint_minutes: float = 10.0
     """Time between checkpoints; it changes nothing in the curves."""
     track: str | None = None
@@ -189,44 +190,20 @@ def make_accelerator(training: Training, folder: Path) -> Any:
     if PartialState._shared_state and PartialState().num_processes == 1:
         # Accelerate keeps the device and the format of the first run of a process.
         AcceleratorState._reset_state(reset_partial_state=True)
-    sharding = _sharding()
+    pieces = sharding.plugin()
     held = Accelerator(
         # A launcher's processes would not find each other on a CPU that is not asked for.
         cpu=training.device == "cpu" or not torch.accelerator.is_available(),
         mixed_precision="bf16" if training.chosen_dtype == "bf16" else "no",
-        fsdp_plugin=sharding,
+        fsdp_plugin=pieces,
         # Others wait while one tokenizes; of one that is gone the launcher tells.
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
         log_with=training.track,
         project_dir=folder,
     )
-    if sharding:
-        held.state.fsdp_plugin = sharding  # which layers are wrapped is said by each model
+    if pieces:
+        held.state.fsdp_plugin = pieces  # which layers are wrapped is said by each model
     return held
-
-
-def _sharding() -> Any:
-    """What the launcher says of FSDP, with the numbers of one process; None without FSDP."""
-    asked = {n for n in _LAUNCHED if os.environ.get(f"ACCELERATE_USE_{n}", "").lower() == "true"}
-    if asked - {"FSDP"}:
-        raise RunError(f"{asked.pop()} cannot keep masks: launch with DDP, or FSDP of version 2")
-    if not asked:
-        return None
-    if os.environ.get("FSDP_VERSION") != "2":
-        raise RunError("FSDP of version 1 cannot keep masks: launch with --fsdp_version 2")
-    from accelerate import FullyShardedDataParallelPlugin
-    from torch.distributed.fsdp import MixedPrecisionPolicy
-
-    # Parameters keep their names, and autocast decides what is computed in bf16.
-    found = FullyShardedDataParallelPlugin(
-        cpu_ram_efficient_loading=False,
-        activation_checkpointing=False,
-        mixed_precision_policy=MixedPrecisionPolicy(),
-    )
-    # The first process sends the weights, piece by piece. Said here, or transformers would load
-    # no model whole in the others, and a teacher is.
-    found.cpu_ram_efficient_loading = True
-    return found
 
 
 class Trainer:
@@ -249,7 +226,9 @@ class Trainer:
         self.step = 0
         training.windows_of_process(self.seq_len, accelerator.num_processes)  # or it is refused
         self.objective = Objective(teacher.settings.weight if teacher else 0.0)
-        model.loss_function = self.objective
+        # The loss has a gradient of its own, and stays as it is.
+        own = torch.compiler.disable(self.objective) if training.compile else self.objective
+        model.loss_function = own
         if training.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         if training.lora_rank:
@@ -272,6 +251,7 @@ class Trainer:
             self.model, self.optimizer = accelerator.prepare(model, optimizer)
         # Autocast is entered here, once a step, and no logits are to be copied to fp32.
         accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        self.forward = compiled(self.model, accelerator) if training.compile else self.model
 
     @property
     def plain_model(self) -> Any:
@@ -312,7 +292,7 @@ class Trainer:
                     ids = self.text.windows(part).to(device)
                     if self.teacher:
                         self.objective.guide = self.teacher.guide(part, ids)
-                    loss = self.model(input_ids=ids, labels=ids).loss * (len(part) / len(mine))
+                    loss = self.forward(input_ids=ids, labels=ids).loss * (len(part) / len(mine))
                     with torch.autocast(device.type, enabled=False):
                         self.accelerator.backward(loss)
                     total += loss.detach()

@@ -114,6 +114,12 @@ other_options = together(
         help="Of AdamW's moments: 8 takes a quarter of their memory (extra adam8).",
     ),
     click.option(
+        "--compile",
+        is_flag=True,
+        help="Train by torch.compile: a quarter to two fifths more tokens a second on a CPU, "
+        "after 40 s to 3 min of compiling.",
+    ),
+    click.option(
         "--seed",
         type=click.IntRange(min=0),
         default=0,
