@@ -63,6 +63,13 @@ def test_the_true_p2_law_wins_and_meets_the_conditions() -> None:
     assert p2.fit.metrics["r2_excess"] == pytest.approx(p2.r2)
 
 
+def test_what_overflows_on_the_way_says_nothing() -> None:
+    curves = simulate.p2(seed=0, checkpoints=3, rates=(0.1, 0.3, 0.9))
+    steep = "base_loss + (exp(k*pruning_rate) - 1) * (D_C/tokens^beta + E)"
+    [comparison] = compare(curves, ["p2", steep])  # where warnings are errors
+    assert comparison.scores[0].label == "p2"
+
+
 def test_equal_laws_tie_exactly(dense: dict[str, Any]) -> None:
     first, second = one(dense, [CHINCHILLA, "chinchilla"]).scores
     assert (first.label, second.label) == (CHINCHILLA, "chinchilla")

@@ -236,6 +236,7 @@ def _folds(dataset: Dataset) -> tuple[Index, Index]:
     return run, parts_of(count, dataset.options.seed)[run]
 
 
+@np.errstate(all="ignore")  # what is not finite is dealt with as such
 def _left_out(
     dataset: Dataset, solved: Solved, fold: Index, tick: Callable[[], None]
 ) -> tuple[Array, list[str]]:
