@@ -33,8 +33,12 @@ _BRANCHES_TRAINING = {"tokens", "decay", "evals", "spacing"}
 
 # What may change between a run and its continuation.
 _FREE = (
-    *("batch_size", "checkpoint_minutes", "compile", "device"),
-    *("gradient_checkpointing", "track"),
+    "batch_size",
+    "checkpoint_minutes",
+    "compile",
+    "device",
+    "gradient_checkpointing",
+    "track",
 )
 
 
