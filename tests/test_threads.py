@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
@@ -34,6 +36,32 @@ def test_one_thread_while_it_computes_and_as_many_as_before_afterwards(door: str
         assert threads() == before
     assert during
     assert set(during) == {1}
+
+
+#: What solves nothing, and `fit`, which is `fit_each` for one group.
+WITHOUT = {
+    *("check", "explain", "fit", "get_law", "import_logs", "load", "read_curves", "simulate"),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in p2fit.__all__ if inspect.isfunction(getattr(p2fit, n)) and n not in WITHOUT]
+)
+def test_every_public_function_that_computes_does_so_on_one_thread(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    class Pools:
+        @staticmethod
+        def limit(limits: int) -> AbstractContextManager[None]:
+            asked.append(limits)
+            return nullcontext()
+
+    monkeypatch.setattr("p2fit.arrays._pools", Pools)
+    with pytest.raises(TypeError, match="missing"):
+        getattr(p2fit, name)()
+    assert asked == [1]
 
 
 def test_as_many_as_before_after_an_error_too() -> None:
