@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALL = bin/pip install -qq --disable-pip-version-check
 
-.PHONY: fit test test-adapters fuzz fuzz-adapters post-train study lint package docs bench clean
+.PHONY: fit test test-adapters fuzz fuzz-adapters post-train study study-large lint package docs bench clean
 
 fit: $(VENV)/.base
 	$(BIN)/p2fit fit examples/chinchilla/chinchilla.csv --where "kept == 1"
@@ -31,6 +31,10 @@ post-train: $(ADAPTERS)/.test
 # Every table and picture of examples/p2_study from its curves.
 study: $(VENV)/.test
 	$(BIN)/python tests/test_examples.py --rewrite examples/p2_study/README.md
+
+# The same of examples/p2_study_large; about two minutes.
+study-large: $(VENV)/.test
+	$(BIN)/python tests/test_examples.py --rewrite examples/p2_study_large/README.md
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
