@@ -287,6 +287,7 @@ class Run(ABC, Generic[Ended]):
             "dtype": "bf16" if self.accelerator.mixed_precision == "bf16" else "fp32",
             "device": str(self.accelerator.device.type),
             "processes": self.accelerator.num_processes,
+            "compiled": self.training.compile,
             "versions": {"python": platform.python_version()}
             | {name: version(name) for name in _PACKAGES},
             "settings": self.settings.recorded(),

@@ -67,10 +67,16 @@ def test_a_sweep_writes_curves_that_p2fit_reads(
     assert (tmp_path / "curves.csv").read_bytes() == before
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 def test_the_sidecar_says_what_made_the_curves(
-    models: dict[str, str], words: Path, tmp_path: Path
+    models: dict[str, str],
+    words: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    compiled: bool,
 ) -> None:
-    more = ("--method", "2:4", "--no-control", "--dtype", "fp32")
+    monkeypatch.setattr("p2fit_adapters.training.compiled", lambda model, _: model)
+    more = ("--method", "2:4", "--no-control", "--dtype", "fp32", *["--compile"] * compiled)
     result = post_train(models["qwen2"], words, tmp_path, *more)
     assert result.exit_code == 0, result.stderr
     (meta,) = json.loads((tmp_path / "curves.meta.json").read_text())["runs"].values()
@@ -82,6 +88,7 @@ def test_the_sidecar_says_what_made_the_curves(
     assert len(meta["text"]["evaluation_fingerprint"]) == 64
     assert meta["text"]["held_out"]
     assert meta["dtype"] == "fp32"
+    assert meta["compiled"] is compiled
     assert meta["settings"]["training"]["seed"] == 0
     assert {"p2fit", "torch", "transformers", "python"} <= meta["versions"].keys()
     assert meta["base_loss_stderr"] > 0
