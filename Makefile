@@ -32,7 +32,7 @@ post-train: $(ADAPTERS)/.test
 study: $(VENV)/.test
 	$(BIN)/python tests/test_examples.py --rewrite examples/p2_study/README.md
 
-# The same of examples/p2_study_large; about two minutes.
+# The same of examples/p2_study_large; about a minute.
 study-large: $(VENV)/.test
 	$(BIN)/python tests/test_examples.py --rewrite examples/p2_study_large/README.md
 
