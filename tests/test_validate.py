@@ -317,6 +317,23 @@ def test_an_undetermined_direction_that_the_held_out_points_do_not_need() -> Non
     assert np.isnan(points(found).range).all()
 
 
+def test_bounds_that_hold_what_two_sizes_leave_open() -> None:
+    """At an end of alpha's range and at E = 0 nothing else fits as well: a number, a score."""
+    found = one(
+        "examples/p2_study_large/post_train.csv",
+        "params:largest",
+        where="method like '%:%'",
+        pool=True,
+        subtract_control=True,
+        burn_in=0.1,
+        loss="squared",
+    )
+    assert found.fits[0].identification["undetermined"]
+    assert found.score is not None
+    assert found.score.rows == found.held_out == 30
+    assert np.isnan(points(found).range).all()
+
+
 def test_three_sizes_determine_a_fourth() -> None:
     table = simulate.p2(**SMALL, sizes=(2e8, 5e8, 1.5e9, 3e9))
     found = one(table, "params:largest")

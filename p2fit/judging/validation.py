@@ -25,6 +25,7 @@ from p2fit.judging.holdouts import PAPER, PLAIN, Split, has_tokens, parse_holdou
 from p2fit.judging.scores import Points, Score, Skill, Validation
 from p2fit.laws.law import Law
 from p2fit.plan.going_on import ahead, interval
+from p2fit.plan.prediction import leaning
 from p2fit.results import Results
 from p2fit.solver.solving import Solved, solve_dataset
 
@@ -205,19 +206,23 @@ def _open(part: Dataset, fit: Fit, points: Points, held: Index) -> list[str]:
 
     solved = solve_dataset(part)
     at = {x: points.columns[x][held] for x in fit.law.inputs}
-    leaning = _leaning(solved, fit, at)
-    if not leaning.any():
+    outside = _outside(solved, fit, at)
+    if not outside.any():
         return []
-    rows = held[leaning]
+    span = prediction_range(solved, {x: v[outside] for x, v in at.items()})
+    # Bounds may hold what the rows leave open: then the ends meet, and the number stands.
+    leans = leaning(points.predicted[held[outside]], span)
+    if span is None or not leans.any():
+        return []
+    rows = held[outside][leans]
     for values in (points.predicted, *points.interval):
         values[rows] = np.nan
-    span = prediction_range(solved, {x: v[leaning] for x, v in at.items()})
-    if span is not None:
-        points.range[0][rows], points.range[1][rows] = span
+    for values, end in zip(points.range, span, strict=True):
+        values[rows] = end[leans]
     return [str(u) for u in solved.identification.undetermined]
 
 
-def _leaning(solved: Solved, fit: Fit, at: Mapping[str, Array]) -> Any:
+def _outside(solved: Solved, fit: Fit, at: Mapping[str, Array]) -> Any:
     """Whether the prediction changes along a direction in which no fitted row changes."""
     values = {n: float(p.estimate or 0.0) for n, p in fit.parameters.items()}
     there = _gradient(fit.law, values, at)
