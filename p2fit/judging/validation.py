@@ -210,15 +210,13 @@ def _open(part: Dataset, fit: Fit, points: Points, held: Index) -> list[str]:
     if not outside.any():
         return []
     span = prediction_range(solved, {x: v[outside] for x, v in at.items()})
-    # Bounds may hold what the rows leave open: then the ends meet, and the number stands.
-    leans = leaning(points.predicted[held[outside]], span)
-    if span is None or not leans.any():
+    # Bounds may hold what the rows leave open: then the ends meet, and the numbers stand.
+    if span is None or not leaning(points.predicted[held[outside]], span).any():
         return []
-    rows = held[outside][leans]
+    rows = held[outside]
     for values in (points.predicted, *points.interval):
         values[rows] = np.nan
-    for values, end in zip(points.range, span, strict=True):
-        values[rows] = end[leans]
+    points.range[0][rows], points.range[1][rows] = span
     return [str(u) for u in solved.identification.undetermined]
 
 
